@@ -1,0 +1,237 @@
+// core/kernel/host_sums.h -- reductions on the CPU, in the order that operands.h fixes. Included by
+// launch.h.
+#pragma once
+#include <algorithm>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include "core/kernel/host_map.h"
+
+namespace qt::kernel {
+
+constexpr int64_t folded_channels = 128;  // up to so many, four rows are added as one span
+constexpr int64_t block_channels =
+    256;  // channels whose accumulators stay in the first-level cache
+
+// Adds f(...) of one span to accumulators [K][stride].
+template <int K, class F, class... In>
+inline void add_values(F f, int64_t n, float* sums, int64_t stride, In... in) {
+  float *const s0 = sums, *const s1 = sums + stride, *const s2 = sums + 2 * stride;
+  static_assert(K <= 3);
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    const Values<K> r = f(in.get(j)...);
+    s0[j] += r.v[0];
+    if constexpr (K > 1) s1[j] += r.v[1];
+    if constexpr (K > 2) s2[j] += r.v[2];
+  }
+}
+
+template <int K, class F, class Spans, size_t... I>
+inline void add_span(F f, int64_t n, const Spans& spans, float* sums, int64_t stride,
+                     std::index_sequence<I...>) {
+  add_values<K>(f, n, sums, stride, std::get<I>(spans)...);
+}
+
+// sums [lane][K][width] of a block of channels -> out[k * out_stride + c], lanes added as a tree.
+template <int K>
+inline void add_lanes(const float* sums, int64_t lane_stride, int64_t k_stride, int64_t width,
+                      float* out, int64_t out_stride) {
+  static_assert(row_lanes == 4);
+  for (int k = 0; k < K; ++k) {
+    const float *a = sums + k * k_stride, *b = a + lane_stride, *c = b + lane_stride,
+                *d = c + lane_stride;
+    for (int64_t j = 0; j < width; ++j) out[k * out_stride + j] = (a[j] + c[j]) + (b[j] + d[j]);
+  }
+}
+
+// One chunk of rows whose four lanes are joined in one span of 4 * channels elements.
+template <int K, class F, class Views>
+void sum_folded_chunk(int64_t first, int64_t end, int64_t channels, F f, const Views& views,
+                      float* partial) {
+  constexpr auto inputs = std::make_index_sequence<std::tuple_size_v<Views>>{};
+  float sums[K * row_lanes * folded_channels] = {};
+  const int64_t width = row_lanes * channels;
+  for (int64_t r = first; r < end; r += row_lanes) {
+    const int64_t n = std::min(width, (end - r) * channels);
+    add_span<K>(f, n, spans_at(views, r * channels, 0), sums, width, inputs);
+  }
+  add_lanes<K>(sums, channels, width, channels, partial, channels);
+}
+
+template <class View, class = void>
+struct Shifted {  // a view that starts at channel c0 of a row
+  static auto at(const View& v, int64_t first, int64_t row, int64_t) { return v.at(first, row); }
+};
+template <class T>
+struct Shifted<HostView<PerChannel<T>>> {
+  static auto at(const HostView<PerChannel<T>>& v, int64_t, int64_t, int64_t c0) {
+    return typename HostView<PerChannel<T>>::Span{v.p + c0};
+  }
+};
+
+template <int K, class F, class Views>
+void sum_wide_chunk(int64_t first, int64_t end, int64_t channels, F f, const Views& views,
+                    float* partial) {
+  constexpr auto inputs = std::make_index_sequence<std::tuple_size_v<Views>>{};
+  for (int64_t c0 = 0; c0 < channels; c0 += block_channels) {
+    const int64_t n = std::min(block_channels, channels - c0);
+    float sums[row_lanes * K * block_channels] = {};
+    for (int64_t r = first; r < end; ++r) {
+      const auto spans = std::apply(
+          [&](const auto&... v) {
+            return std::make_tuple(
+                Shifted<std::decay_t<decltype(v)>>::at(v, r * channels + c0, r, c0)...);
+          },
+          views);
+      add_span<K>(f, n, spans, sums + (r - first) % row_lanes * K * block_channels, block_channels,
+                  inputs);
+    }
+    add_lanes<K>(sums, K * block_channels, block_channels, n, partial + c0, channels);
+  }
+}
+
+// partial [chunks][K][channels] -> sums [K][channels], added in double from first to last.
+inline void merge_chunks(int64_t chunks, int64_t columns, const float* partial, float* sums) {
+  std::vector<double> total(size_t(columns), 0.0);
+  for (int64_t i = 0; i < chunks; ++i)
+    for (int64_t j = 0; j < columns; ++j) total[size_t(j)] += double(partial[i * columns + j]);
+  for (int64_t j = 0; j < columns; ++j) sums[j] = float(total[size_t(j)]);
+}
+
+template <int K, class F, class... Operands>
+void host_sum_columns(int64_t rows, int64_t channels, F f, float* partial, float* sums,
+                      Operands... operands) {
+  static_assert((Foldable<Operands>::value && ...),
+                "sum_columns takes elements, per-channel values and scalars");
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  const bool folded = channels <= folded_channels;
+  const int64_t width = folded ? row_lanes * channels : channels;
+#pragma omp parallel if (rows * channels >= serial_below)
+  {
+    const auto views = make_views(channels, width, operands...);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < chunks; ++i) {
+      const int64_t first = i * chunk_rows, end = std::min(rows, first + chunk_rows);
+      float* const target = partial + i * K * channels;
+      if (folded)
+        sum_folded_chunk<K>(first, end, channels, f, views, target);
+      else
+        sum_wide_chunk<K>(first, end, channels, f, views, target);
+    }
+  }
+  merge_chunks(chunks, K * channels, partial, sums);
+}
+
+struct Identity {
+  QT_HD Values<1> operator()(float x) const { return {{x}}; }
+};
+struct SquaredDeviation {
+  QT_HD Values<1> operator()(float x, float mean) const {
+    const float d = x - mean;
+    return {{d * d}};
+  }
+};
+
+// partial [chunks][mean, M2][channels]; the last chunk may have fewer rows.
+inline void merge_moments(int64_t rows, int64_t channels, const float* partial, float* mean,
+                          float* var) {
+  std::vector<double> m(size_t(channels), 0.0), m2(size_t(channels), 0.0);
+  for (int64_t first = 0; first < rows; first += chunk_rows, partial += 2 * channels) {
+    const double n = double(std::min(chunk_rows, rows - first)), total = double(first) + n;
+    const double share = n / total, weight = double(first) * share;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double delta = double(partial[c]) - m[size_t(c)];
+      m[size_t(c)] += delta * share;
+      m2[size_t(c)] += double(partial[channels + c]) + delta * delta * weight;
+    }
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    mean[c] = float(m[size_t(c)]);
+    var[c] = float(m2[size_t(c)] / double(rows));
+  }
+}
+
+template <class F, class... Operands>
+void chunk_sum(int64_t first, int64_t end, int64_t channels, F f, float* target,
+               Operands... operands) {
+  const bool folded = channels <= folded_channels;
+  const auto views = make_views(channels, folded ? row_lanes * channels : channels, operands...);
+  if (folded)
+    sum_folded_chunk<1>(first, end, channels, f, views, target);
+  else
+    sum_wide_chunk<1>(first, end, channels, f, views, target);
+}
+
+inline void host_column_moments(int64_t rows, int64_t channels, const float* x, float* partial,
+                                float* mean, float* var) {
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+#pragma omp parallel for schedule(static) if (rows * channels >= serial_below)
+  for (int64_t i = 0; i < chunks; ++i) {
+    const int64_t first = i * chunk_rows, end = std::min(rows, first + chunk_rows);
+    float* const target = partial + i * 2 * channels;
+    chunk_sum(first, end, channels, Identity{}, target, in(x));
+    for (int64_t c = 0; c < channels; ++c) target[c] /= float(end - first);
+    chunk_sum(first, end, channels, SquaredDeviation{}, target + channels, in(x),
+              per_channel(target));
+  }
+  merge_moments(rows, channels, partial, mean, var);
+}
+
+// lanes [column_lanes] -> one number, as warp shuffles and a last warp would: strides 16 .. 1
+// inside groups of 32, then 4 .. 1.
+template <class Combine>
+float tree(float* lanes, Combine combine) {
+  float groups[column_lanes / 32];
+  for (int g = 0; g < column_lanes / 32; ++g) {
+    float* const v = lanes + 32 * g;
+    for (int half = 16; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) v[i] = combine(v[i], v[i + half]);
+    groups[g] = v[0];
+  }
+  for (int half = column_lanes / 64; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) groups[i] = combine(groups[i], groups[i + half]);
+  return groups[0];
+}
+
+template <int K, class F, class... Operands>
+void host_sum_rows(int64_t rows, int64_t channels, F f, float* sums, Operands... operands) {
+#pragma omp parallel if (rows * channels >= serial_below)
+  {
+    const auto views = make_views(channels, channels, operands...);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) {
+      float lanes[K * column_lanes] = {};
+      for (int64_t c = 0; c < channels; c += column_lanes)
+        for (int64_t j = 0; j < std::min<int64_t>(column_lanes, channels - c); ++j) {
+          const Values<K> v = std::apply(
+              [&](const auto&... view) { return f(view.at(r * channels, r).get(c + j)...); },
+              views);
+          for (int k = 0; k < K; ++k) lanes[k * column_lanes + j] += v.v[k];
+        }
+      for (int k = 0; k < K; ++k)
+        sums[k * rows + r] = tree(lanes + k * column_lanes, [](float a, float b) { return a + b; });
+    }
+  }
+}
+
+template <class F, class... Operands>
+void host_max_rows(int64_t rows, int64_t channels, F f, float* most, Operands... operands) {
+#pragma omp parallel if (rows * channels >= serial_below)
+  {
+    const auto views = make_views(channels, channels, operands...);
+#pragma omp for schedule(static)
+    for (int64_t r = 0; r < rows; ++r) {
+      float best = -std::numeric_limits<float>::infinity();
+      for (int64_t c = 0; c < channels; ++c) {
+        const float v = std::apply(
+            [&](const auto&... view) { return f(view.at(r * channels, r).get(c)...); }, views);
+        best = v > best ? v : best;
+      }
+      most[r] = best;
+    }
+  }
+}
+
+}  // namespace qt::kernel

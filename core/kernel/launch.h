@@ -1,0 +1,120 @@
+// core/kernel/launch.h -- the launchers: the only place with an OpenMP pragma or a CUDA kernel
+// launch. A pure functor, values in and values out, runs over every (row, channel) of its operands;
+// the same functor source serves CPU and GPU.
+//
+//   map(stream, rows, channels, f, operands..., out(y)...)      y = f(values...), one value or
+//   Values<N> for N outputs sum_columns<K>(stream, rows, channels, f, sums, operands...) sums[k][c]
+//   = sum over rows of f(...).v[k] sum_rows<K>(stream, rows, channels, f, sums, operands...)
+//   sums[k][row] = sum over channels of f(...).v[k] max_rows(stream, rows, channels, f, most,
+//   operands...)      most[row] = largest f(...) column_moments(stream, rows, channels, x, mean,
+//   var)        mean and biased variance per channel fold_windows, gather_windows pooling, forward
+//   and backward
+//
+// Every launcher gives the same bits whatever the number of threads.
+#pragma once
+#ifndef QT_KERNEL_FILE
+#error \
+    "core/kernel/launch.h must be included by the .cpp file itself: CMake makes such a file a kernel file"
+#endif
+
+#include "core/device/stream.h"
+#include "core/kernel/host_map.h"
+#include "core/kernel/host_sums.h"
+#include "core/kernel/host_windows.h"
+#include "core/kernel/operands.h"
+#include "core/tensor/tensor.h"
+#ifdef __CUDACC__
+#include "core/kernel/device_kernels.h"
+#endif
+
+namespace qt {
+
+template <class F, class... Operands>
+void map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operands) {
+  if (rows * channels == 0) return;
+#ifdef __CUDACC__
+  if (stream.on_gpu) return kernel::device_map(stream, rows, channels, f, operands...);
+#endif
+  (void)stream;
+  kernel::host_map(rows, channels, f, operands...);
+}
+
+// sums: f32 [K, channels]. Chunks of chunk_rows rows, partial sums in f32, merged in double from
+// first to last.
+template <int K, class F, class... Operands>
+void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
+                 Operands... operands) {
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  Tensor partial = Tensor::empty({chunks, K, channels}, DType::f32);
+#ifdef __CUDACC__
+  if (stream.on_gpu)
+    return kernel::device_sum_columns<K>(stream, rows, channels, f, partial.data<float>(), sums,
+                                         operands...);
+#endif
+  (void)stream;
+  kernel::host_sum_columns<K>(rows, channels, f, partial.data<float>(), sums, operands...);
+}
+
+// sums: f32 [K, rows].
+template <int K, class F, class... Operands>
+void sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
+              Operands... operands) {
+#ifdef __CUDACC__
+  if (stream.on_gpu)
+    return kernel::device_sum_rows<K>(stream, rows, channels, f, sums, operands...);
+#endif
+  (void)stream;
+  kernel::host_sum_rows<K>(rows, channels, f, sums, operands...);
+}
+
+// most: f32 [rows]; channels >= 1.
+template <class F, class... Operands>
+void max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
+              Operands... operands) {
+#ifdef __CUDACC__
+  if (stream.on_gpu) return kernel::device_max_rows(stream, rows, channels, f, most, operands...);
+#endif
+  (void)stream;
+  kernel::host_max_rows(rows, channels, f, most, operands...);
+}
+
+// mean, var: f32 [channels]; var is biased (divided by rows). Per chunk the mean, then the squared
+// deviations from it; chunks are merged in double (Chan, Golub & LeVeque 1983).
+inline void column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
+                           float* mean, float* var) {
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  Tensor partial = Tensor::empty({chunks, 2, channels}, DType::f32);
+#ifdef __CUDACC__
+  if (stream.on_gpu)
+    return kernel::device_column_moments(stream, rows, channels, x, partial.data<float>(), mean,
+                                         var);
+#endif
+  (void)stream;
+  kernel::host_column_moments(rows, channels, x, partial.data<float>(), mean, var);
+}
+
+// For each output pixel and channel: state = f.start(); state = f(state, x, tap) over the window's
+// taps inside the image, in order; results f.finish(state).v[k] go to the outputs.
+template <class F, class X, class... Out>
+void fold_windows(Stream stream, const WindowShape& shape, F f, const X* x,
+                  Output<Out>... outputs) {
+#ifdef __CUDACC__
+  if (stream.on_gpu) return kernel::device_fold_windows(stream, shape, f, x, outputs...);
+#endif
+  (void)stream;
+  kernel::host_fold_windows(shape, f, x, outputs...);
+}
+
+// For each input pixel and channel: dx = sum over the windows that cover it of f(dy, aux, tap),
+// windows in row-major order.
+template <class F, class Aux>
+void gather_windows(Stream stream, const WindowShape& shape, F f, const float* dy, const Aux* aux,
+                    float* dx) {
+#ifdef __CUDACC__
+  if (stream.on_gpu) return kernel::device_gather_windows(stream, shape, f, dy, aux, dx);
+#endif
+  (void)stream;
+  kernel::host_gather_windows(shape, f, dy, aux, dx);
+}
+
+}  // namespace qt

@@ -1,0 +1,135 @@
+// core/kernel/operands.h -- what a functor's values come from and go to: the vocabulary of the
+// launchers.
+#pragma once
+#include <cstdint>
+#include <tuple>
+#include <type_traits>
+
+#include "core/tensor/dtype.h"
+
+namespace qt {
+
+// N values at once: what a functor with several outputs, or a reduction of several sums, returns.
+template <int N>
+struct Values {
+  float v[N];
+};
+
+// A tensor is seen as rows x channels. Operands give a functor one value per (row, channel):
+template <class T>
+struct Element {
+  const T* p;
+};  // p[row][channel]
+template <class T>
+struct PerChannel {
+  const T* p;
+};  // p[channel]
+template <class T>
+struct PerRow {
+  const T* p;
+};  // p[row]
+template <class T>
+struct Scalar {
+  const T* p;
+};                 // p[0], in the device's memory
+struct Column {};  // the channel's number, int32
+template <class T, class I>
+struct Lookup {
+  const I* index;
+  const T* table;
+};  // table[channel][uint8(index)]
+template <class T>
+struct Output {
+  T* p;
+};  // where results go; outputs come last
+
+template <class T>
+Element<T> in(const T* p) {
+  return {p};
+}
+template <class T>
+PerChannel<T> per_channel(const T* p) {
+  return {p};
+}
+template <class T>
+PerRow<T> per_row(const T* p) {
+  return {p};
+}
+template <class T>
+Scalar<T> scalar(const T* p) {
+  return {p};
+}
+template <class T, class I>
+Lookup<T, I> lookup(const I* index, const T* table) {
+  return {index, table};
+}
+template <class T>
+Output<T> out(T* p) {
+  return {p};
+}
+
+namespace kernel {
+
+template <class T>
+struct IsOutput : std::false_type {};
+template <class T>
+struct IsOutput<Output<T>> : std::true_type {};
+
+// Rows can be treated as one long row (their channels repeated) unless an operand depends on where
+// a row begins.
+template <class T>
+struct Foldable : std::false_type {};
+template <class T>
+struct Foldable<Element<T>> : std::true_type {};
+template <class T>
+struct Foldable<PerChannel<T>> : std::true_type {};
+template <class T>
+struct Foldable<Scalar<T>> : std::true_type {};
+template <class T>
+struct Foldable<Output<T>> : std::true_type {};
+
+// bf16 is stored only: functors see float.
+template <class T>
+QT_HD inline T loaded(T v) {
+  return v;
+}
+QT_HD inline float loaded(BFloat16 v) { return float(v); }
+
+template <class T>
+struct Store {
+  template <class R>
+  static QT_HD T from(R v) {
+    return T(v);
+  }
+};
+template <>
+struct Store<BFloat16> {
+  static QT_HD BFloat16 from(float v) { return BFloat16(v); }
+};
+
+// The k-th of a functor's results, whether it returned one value or Values<N>.
+template <int N>
+QT_HD inline float result(const Values<N>& r, int k) {
+  return r.v[k];
+}
+template <class T, class = std::enable_if_t<std::is_arithmetic_v<T>>>
+QT_HD inline T result(T r, int) {
+  return r;
+}
+
+}  // namespace kernel
+
+// A pooling window's geometry. Tap t is (t / kernel, t % kernel).
+struct WindowShape {
+  int64_t n, h, w, c, out_h, out_w, kernel, stride, padding;
+};
+
+// These numbers fix the order of additions and so the bits: they are part of the launchers'
+// contract.
+constexpr int64_t chunk_rows = 128;  // rows that sum_columns adds before it merges
+constexpr int row_lanes =
+    4;  // lane l of a chunk adds rows l, l + 4, ...; lanes are added as a tree
+constexpr int column_lanes =
+    256;  // lane l of sum_rows adds columns l, l + 256, ...; lanes are added as a tree
+
+}  // namespace qt

@@ -1,0 +1,122 @@
+// core/library/library.h -- what the engine asks of a compute library: convolutions and matrix
+// products, on real numbers and on integer codes.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/tensor/tensor.h"
+
+namespace qt {
+
+// x [n, h, w, c], weights [k, r, s, c / groups], y [n, out_h, out_w, k].
+struct Conv2dShape {
+  int64_t n = 0, h = 0, w = 0, c = 0;
+  int64_t k = 0, r = 1, s = 1;
+  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+  int64_t out_h() const { return (h + 2 * padding - dilation * (r - 1) - 1) / stride + 1; }
+  int64_t out_w() const { return (w + 2 * padding - dilation * (s - 1) - 1) / stride + 1; }
+  Shape x_shape() const { return {n, h, w, c}; }
+  Shape w_shape() const { return {k, r, s, c / groups}; }
+  Shape y_shape() const { return {n, out_h(), out_w(), k}; }
+  bool operator==(const Conv2dShape&) const = default;
+  std::string text() const;  // "64x32x32x16 -> 32 3x3 stride 2 padding 1"
+};
+
+// How products of codes are computed; the numbers that come out are the same bits.
+enum class CodePath {
+  integer,      // int8 multiplications, int32 sums
+  exact_float,  // codes as integer-valued floats, split so that every partial sum stays below 2^24
+};
+
+// What backward passes may use of lower precision; sums stay f32.
+enum class Precision { f32, bf16 };
+
+// A record of which kernel computed what, kept while a trace is alive on this thread. Tests assert
+// on it.
+struct LibraryCall {
+  std::string library;    // "onednn", "reference"
+  std::string operation;  // "conv2d_codes", "conv2d", "conv2d_backward_data", ...
+  std::string
+      kernel;  // the library's own name of the kernel: "brgconv:avx512_core_vnni", "plain loops"
+  std::string arithmetic;  // "u8s8s32", "s8s8s32", "f32", "bf16"
+  std::string shape;
+};
+class LibraryTrace {
+ public:
+  LibraryTrace();
+  ~LibraryTrace();
+  LibraryTrace(const LibraryTrace&) = delete;
+  LibraryTrace& operator=(const LibraryTrace&) = delete;
+  const std::vector<LibraryCall>& calls() const { return calls_; }
+  static void note(const LibraryCall& call);  // for implementations; cheap where no trace is alive
+  static bool active();
+
+ private:
+  std::vector<LibraryCall> calls_;
+  LibraryTrace* outer_;
+};
+
+// Requires: shapes as Conv2dShape says; f32 arguments unless stated. Ensures: results are new
+// tensors without scale; the same bits for the same arguments, thread count and machine; integer
+// results equal those of "reference".
+class Library {
+ public:
+  virtual ~Library() = default;
+  virtual std::string name() const = 0;
+
+  // y = float(exact integer sum), f32, rounded to nearest where a sum exceeds 2^24. x and w are i8
+  // or u8 codes with lo and hi known (Tensor::lo, hi): the implementation chooses an exact kernel
+  // from them. CodePath::exact_float goes through conv2d below.
+  Tensor conv2d_codes(const Tensor& x, const Tensor& w, const Conv2dShape& shape, CodePath path);
+  // y [m, n] = float(exact x [m, k] times w [n, k] transposed).
+  Tensor linear_codes(const Tensor& x, const Tensor& w, CodePath path);
+
+  // Float forward, f32 accumulation. Requires an algorithm that is exact on integer-valued floats
+  // (direct or GEMM, no Winograd, no FFT).
+  virtual Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) = 0;
+  // dx [n, h, w, c] f32. w may be f32 or i8 codes (taken as numbers).
+  virtual Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
+                                      Precision precision) = 0;
+  // dw [k, r, s, c / groups] f32. x may be f32 or i8/u8 codes (taken as numbers).
+  virtual Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy,
+                                         const Conv2dShape& shape, Precision precision) = 0;
+  // c [m, n] = op(a) op(b), row-major f32; op transposes where asked.
+  virtual Tensor matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b) = 0;
+
+ protected:
+  // The integer kernels; called for CodePath::integer. Same result as conv2d_codes.
+  virtual Tensor integer_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) = 0;
+  virtual Tensor integer_linear(const Tensor& x, const Tensor& w) = 0;
+  // The fallback that is exact everywhere: integer-valued floats through conv2d / matmul, input
+  // channels split where max|x| * sum|w| reaches 2^24, the parts added in int32
+  // (core/library/exact_float.cpp).
+  Tensor exact_float_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
+  Tensor exact_float_linear(const Tensor& x, const Tensor& w);
+};
+
+std::unique_ptr<Library> make_reference_library();
+std::unique_ptr<Library> make_onednn_library();
+
+// By name: "onednn", "reference". ConfigError lists what is known.
+std::shared_ptr<Library> library_by_name(const std::string& name);
+// The library operations use on this thread; "onednn" at the start.
+Library& current_library();
+// While alive, current_library() is another.
+class UseLibrary {
+ public:
+  explicit UseLibrary(std::shared_ptr<Library> library);
+  ~UseLibrary();
+  UseLibrary(const UseLibrary&) = delete;
+  UseLibrary& operator=(const UseLibrary&) = delete;
+
+ private:
+  std::shared_ptr<Library> before_;
+};
+
+// A u8 or i8 tensor as f32 numbers (core/library/convert.cpp); f32 comes back as it is. Scale is
+// dropped.
+Tensor to_float(const Tensor& x);
+
+}  // namespace qt

@@ -1,0 +1,136 @@
+// core/library/onednn.cpp -- the library on oneDNN: int8 where it is exact, direct f32
+// convolutions, sgemm.
+#include <dnnl.hpp>
+#include <string>
+
+#include "core/base/registry.h"
+#include "core/library/arguments.h"
+#include "core/library/convert.h"
+#include "core/library/library.h"
+#include "core/library/onednn_integer.h"
+#include "core/library/onednn_plans.h"
+#include "core/library/onednn_self_test.h"
+
+namespace qt {
+namespace {
+
+using Type = dnnl::memory::data_type;
+
+class OneDnn final : public Library {
+ public:
+  std::string name() const override { return "onednn"; }
+
+  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+    check_shape(shape);
+    check_extents("conv2d's x", x, shape.x_shape());
+    check_extents("conv2d's w", w, shape.w_shape());
+    check_f32("conv2d's x", x);
+    check_f32("conv2d's w", w);
+    const ConvolutionPlan& plan = plans_.get({.shape = shape});
+    note("conv2d", plan.kernel(), "f32", shape.text());
+    Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
+    plan.run(x, w, y);
+    return y;
+  }
+
+  Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
+                              Precision precision) override {
+    check_shape(shape);
+    check_extents("conv2d_backward_data's dy", dy, shape.y_shape());
+    check_extents("conv2d_backward_data's w", w, shape.w_shape());
+    check_f32("conv2d_backward_data's dy", dy);
+    const Type type = arithmetic_for(precision);
+    const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::backward_data, type, type});
+    note("conv2d_backward_data", plan.kernel(), text_of(type), shape.text());
+    Tensor dx = Tensor::empty(shape.x_shape(), DType::f32);
+    plan.run(operand(dy, type), operand(w, type), dx);
+    return dx;
+  }
+
+  Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape,
+                                 Precision precision) override {
+    check_shape(shape);
+    check_extents("conv2d_backward_weights' x", x, shape.x_shape());
+    check_extents("conv2d_backward_weights' dy", dy, shape.y_shape());
+    check_f32("conv2d_backward_weights' dy", dy);
+    const Type type = arithmetic_for(precision);
+    const ConvolutionPlan& plan =
+        plans_.get({shape, ConvolutionKind::backward_weights, type, Type::f32});
+    note("conv2d_backward_weights", plan.kernel(), text_of(type), shape.text());
+    Tensor dw = Tensor::empty(shape.w_shape(), DType::f32);
+    plan.run(operand(x, type), operand(dy, type), dw);
+    return dw;
+  }
+
+  Tensor matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b) override {
+    const MatmulExtents e = matmul_extents(a, transpose_a, b, transpose_b);
+    note("matmul", "sgemm", "f32", e.text());
+    Tensor c = Tensor::zeros({e.m, e.n}, DType::f32);
+    if (e.m == 0 || e.n == 0 || e.k == 0) return c;
+    const auto status = dnnl::sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', e.m, e.n, e.k,
+                                    1.0f, a.data<float>(), a.dim(1), b.data<float>(), b.dim(1),
+                                    0.0f, c.data<float>(), e.n);
+    QT_CHECK(status == dnnl::status::success, "oneDNN's sgemm failed for " + e.text());
+    return c;
+  }
+
+ protected:
+  Tensor integer_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+    Tensor y = integer(x, w, shape, "conv2d_codes");
+    return y.defined() ? y : exact_float_conv2d(x, w, shape);
+  }
+
+  Tensor integer_linear(const Tensor& x, const Tensor& w) override {
+    const Conv2dShape shape = linear_as_conv2d(x, w);
+    Tensor y =
+        integer(x.reshaped(shape.x_shape()), w.reshaped(shape.w_shape()), shape, "linear_codes");
+    return y.defined() ? y.reshaped({x.dim(0), w.dim(0)}) : exact_float_linear(x, w);
+  }
+
+ private:
+  // Undefined where no int8 kernel is exact for these codes.
+  Tensor integer(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
+                 const std::string& operation) {
+    const CodeRange x_range = code_range(operation + "' x", x),
+                    w_range = code_range(operation + "' w", w);
+    const IntegerKernel kernel = choose_integer_kernel(x_range, w_range, effective_byte_products());
+    if (kernel == IntegerKernel::exact_float) return {};
+    const Type source = kernel == IntegerKernel::u8s8 ? Type::u8 : Type::s8;
+    const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::forward, source, Type::s8});
+    Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
+    if (!self_tests_.passed(plan, shape, x_range, w_range, y)) return {};
+    note(operation, plan.kernel(), text_of(kernel), shape.text());
+    plan.run(x, w, y);
+    return y;
+  }
+
+  // bf16 only where the CPU multiplies it: elsewhere it is several times slower than f32.
+  static Type arithmetic_for(Precision precision) {
+    static const bool native = has_native_bf16();
+    return precision == Precision::bf16 && native ? Type::bf16 : Type::f32;
+  }
+
+  static Tensor operand(const Tensor& t, Type type) {
+    return type == Type::bf16 ? to_bf16(t) : to_float(t);
+  }
+
+  static std::string text_of(Type type) { return type == Type::bf16 ? "bf16" : "f32"; }
+  static std::string text_of(IntegerKernel kernel) { return qt::text_of(kernel); }
+
+  static void note(const std::string& operation, const std::string& kernel,
+                   const std::string& arithmetic, const std::string& shape) {
+    if (LibraryTrace::active())
+      LibraryTrace::note({"onednn", operation, kernel, arithmetic, shape});
+  }
+
+  ConvolutionPlans plans_;
+  IntegerSelfTests self_tests_;
+};
+
+const Registry<Library>::Add add{"onednn", make_onednn_library};
+
+}  // namespace
+
+std::unique_ptr<Library> make_onednn_library() { return std::make_unique<OneDnn>(); }
+
+}  // namespace qt

@@ -1,0 +1,38 @@
+// data/dataset.cpp -- the registry's front door and what data sets share.
+#include "data/dataset.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace qt {
+
+const char* name_of(Split split) { return split == Split::train ? "train" : "test"; }
+
+OnError on_error_from(const std::string& name) {
+  if (name == "stop") return OnError::stop;
+  if (name == "skip") return OnError::skip;
+  throw ConfigError("data.on_error: '" + name + "' is not known; known: stop, skip");
+}
+
+void Dataset::set_extents(int height, int width, int resize_size) {
+  height_ = height, width_ = width;
+  resize_size_ = resize_size > 0 ? resize_size : std::min(height, width);
+}
+
+int64_t Dataset::original(int64_t index, Image& image) const {
+  image.resize(height(), width());
+  return read(index, image.pixels.data());
+}
+
+std::shared_ptr<const Dataset> make_dataset(const DatasetSpec& spec, Split split) {
+  return DatasetRegistry::make("data set (data.kind)", spec.kind, spec, split);
+}
+
+std::vector<std::string> dataset_kinds() { return DatasetRegistry::names(); }
+
+int64_t MemoryDataset::read(int64_t index, uint8_t* hwc) const {
+  memcpy(hwc, pixels_.data() + size_t(index) * picture_bytes(), picture_bytes());
+  return index;
+}
+
+}  // namespace qt

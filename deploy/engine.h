@@ -1,0 +1,62 @@
+// deploy/engine.h -- what runs an integer program. All engines give identical codes in every layer
+// and identical logits.
+#pragma once
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/base/registry.h"
+#include "deploy/program.h"
+
+namespace qt {
+
+struct RunOptions {
+  CodePath path =
+      CodePath::integer;    // how `library` multiplies codes; `reference` knows one way only
+  bool keep_codes = false;  // hand back every register
+};
+
+struct EngineResult {
+  Tensor logits;  // f32 [n, classes]
+  // With keep_codes: i8 codes [n, h, w, c] of every instruction but the classifier, by name, in
+  // order; each carries its step.
+  std::vector<std::pair<std::string, Tensor>> codes;
+};
+
+// Requires: a program that validate() accepts (what build_program and load_program give); images u8
+// [n, height, width, 3]. Ensures: the arithmetic of deploy/program.h, bit for bit; a register is
+// freed after its last reader.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+  virtual std::string name() const = 0;
+  EngineResult run(const Program& program, const Tensor& images,
+                   const RunOptions& options = {}) const;
+
+ protected:
+  // What one instruction reads.
+  struct Step {
+    const Instruction& at;
+    const std::vector<Tensor>& registers;
+    const Tensor& images;
+    CodePath path;
+    const Tensor& input(size_t i) const { return registers.at(size_t(at.inputs.at(i))); }
+    bool has_residual() const { return at.inputs.size() > 1; }
+  };
+  // The register (or the logits) that the instruction fills.
+  virtual Tensor execute(const Step& step) const = 0;
+};
+
+// "reference": plain loops, the definition. "library": current_library()'s kernels. ConfigError
+// lists what is known.
+using EngineRegistry = Registry<Engine>;
+std::unique_ptr<Engine> make_engine(const std::string& name);
+
+// Logits f32 [n, classes] by the engine "library".
+Tensor run_logits(const Program& program, const Tensor& images, CodePath path = CodePath::integer);
+
+// How many rows of logits have their first greatest value at the label (i64 [n]).
+int64_t count_top1(const Tensor& logits, const Tensor& labels);
+
+}  // namespace qt

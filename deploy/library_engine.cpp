@@ -1,0 +1,71 @@
+// deploy/library_engine.cpp -- the integer program on current_library()'s kernels and the
+// launchers.
+#include "deploy/engine.h"
+#include "deploy/requantize_kernels.h"
+
+namespace qt {
+namespace {
+
+class LibraryEngine final : public Engine {
+ public:
+  std::string name() const override { return "library"; }
+
+ protected:
+  Tensor execute(const Step& step) const override {
+    return std::visit([&](const auto& operation) { return run(operation, step); },
+                      step.at.operation);
+  }
+
+ private:
+  static CodeTarget target(const Step& step) {
+    const Shape& y = step.at.output;
+    return {Tensor::empty({step.images.dim(0), y[0], y[1], y[2]}, DType::i8), step.at.lo,
+            step.at.hi};
+  }
+  static Tensor finished(const CodeTarget& y, const Step& step) {
+    return y.codes.with_scale(Tensor::full({1}, step.at.step), y.lo, y.hi);
+  }
+
+  static Tensor run(const ImageTable& op, const Step& step) {
+    const CodeTarget y = target(step);
+    look_up_codes(step.images, op.table, y);
+    return finished(y, step);
+  }
+  static Tensor run(const Conv& op, const Step& step) {
+    Conv2dShape shape = op.shape;
+    shape.n = step.images.dim(0);
+    const Tensor sums = current_library().conv2d_codes(step.input(0), op.codes, shape, step.path);
+    const CodeTarget y = target(step);
+    requantize(sums, op.m, op.b, step.has_residual() ? step.input(1) : Tensor(), op.residual_ratio,
+               y);
+    return finished(y, step);
+  }
+  static Tensor run(const Add& op, const Step& step) {
+    const CodeTarget y = target(step);
+    add_codes(step.input(0), step.input(1), op.m, op.r, y);
+    return finished(y, step);
+  }
+  static Tensor run(const MaxPoolCodes& op, const Step& step) {
+    const CodeTarget y = target(step);
+    max_pool_codes(step.input(0), op.kernel, op.stride, op.padding, y);
+    return finished(y, step);
+  }
+  static Tensor run(const AveragePoolCodes& op, const Step& step) {
+    const CodeTarget y = target(step);
+    average_pool_codes(step.input(0), op.multiplier, y);
+    return finished(y, step);
+  }
+  static Tensor run(const FlattenCodes&, const Step& step) {
+    const Shape& y = step.at.output;
+    return step.input(0).reshaped({step.images.dim(0), y[0], y[1], y[2]});
+  }
+  static Tensor run(const Classifier& op, const Step& step) {
+    const Tensor x = step.input(0).reshaped({step.images.dim(0), op.codes.dim(1)});
+    return logits_of(current_library().linear_codes(x, op.codes, step.path), op.m, op.bias);
+  }
+};
+
+const EngineRegistry::Add add_engine{"library", [] { return std::make_unique<LibraryEngine>(); }};
+
+}  // namespace
+}  // namespace qt

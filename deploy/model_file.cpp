@@ -1,0 +1,377 @@
+// deploy/model_file.cpp -- writing and reading model.qat: JSON for the graph, tensors for every
+// number that engines use.
+#include "deploy/model_file.h"
+
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/tensor/safetensors.h"
+#include "deploy/validate.h"
+
+namespace qt {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* format_name = "qattrain.program";
+constexpr const char* format_version = "1";
+constexpr size_t largest_graph = size_t(16) << 20;  // bytes of JSON
+constexpr size_t largest_program = 65536;           // instructions
+
+// ---- writing
+// ----------------------------------------------------------------------------------------
+class Writer {
+ public:
+  void write(const Program& program) {
+    Json list = Json::array();
+    for (const Instruction& at : program.instructions) {
+      json_ = Json{{"name", at.name},
+                   {"op", name_of(at.operation)},
+                   {"inputs", at.inputs},
+                   {"output", at.output.vector()}};
+      name_ = at.name;
+      if (!std::holds_alternative<Classifier>(at.operation)) {
+        json_["lo"] = at.lo;
+        json_["hi"] = at.hi;
+        add_number("step", at.step);
+      }
+      std::visit([&](const auto& operation) { describe(operation, at); }, at.operation);
+      list.push_back(json_);
+    }
+    const Preprocessing& p = program.preprocessing;
+    metadata["format"] = format_name;
+    metadata["format_version"] = format_version;
+    metadata["program"] = list.dump();
+    metadata["preprocessing"] = Json{
+        {"height", p.height},
+        {"width", p.width},
+        {"resize", p.resize},
+        {"mean", p.mean},
+        {"std", p.std}}.dump();
+    metadata["class_names"] = Json(program.class_names).dump();
+    metadata["notes"] = Json(program.notes).dump();
+  }
+
+  NamedTensors tensors;
+  Metadata metadata;
+
+ private:
+  void add(const std::string& what, const Tensor& t) {
+    tensors.emplace_back(name_ + "." + what, t.without_scale());
+  }
+  void add_number(const std::string& what, float value) { add(what, Tensor::full({1}, value)); }
+  void add_weights(const Tensor& codes) {
+    json_["weight_lo"] = codes.lo();
+    json_["weight_hi"] = codes.hi();
+    add("codes", codes);
+    add("weight_step", codes.step());
+  }
+
+  void describe(const ImageTable& op, const Instruction&) { add("table", op.table); }
+  void describe(const Conv& op, const Instruction& at) {
+    json_["stride"] = op.shape.stride;
+    json_["padding"] = op.shape.padding;
+    json_["dilation"] = op.shape.dilation;
+    json_["groups"] = op.shape.groups;
+    add_weights(op.codes);
+    add("m", op.m);
+    add("b", op.b);
+    if (at.inputs.size() > 1) add_number("residual_ratio", op.residual_ratio);
+  }
+  void describe(const Add& op, const Instruction&) {
+    add_number("m", op.m);
+    add_number("r", op.r);
+  }
+  void describe(const MaxPoolCodes& op, const Instruction&) {
+    json_["kernel"] = op.kernel;
+    json_["stride"] = op.stride;
+    json_["padding"] = op.padding;
+  }
+  void describe(const AveragePoolCodes& op, const Instruction&) {
+    add_number("multiplier", op.multiplier);
+  }
+  void describe(const FlattenCodes&, const Instruction&) {}
+  void describe(const Classifier& op, const Instruction&) {
+    add_weights(op.codes);
+    add("m", op.m);
+    add("bias", op.bias);
+  }
+
+  std::string name_;
+  Json json_;
+};
+
+// ---- reading
+// ---------------------------------------------------------------------------------------- One JSON
+// object, whose keys must all be asked for.
+class Fields {
+ public:
+  Fields(const Json& json, const std::string& where) : json_(json), where_(where) {
+    if (!json.is_object()) refuse("is not an object");
+  }
+  [[noreturn]] void refuse(const std::string& cause) const {
+    throw CheckpointError(where_ + " " + cause);
+  }
+
+  const Json& get(const std::string& key) {
+    const auto found = json_.find(key);
+    if (found == json_.end()) refuse("has no '" + key + "'");
+    asked_.insert(key);
+    return *found;
+  }
+  int64_t integer(const std::string& key) { return integer_of(get(key), key); }
+  // Of a size that int holds.
+  int small(const std::string& key) {
+    const int64_t value = integer(key);
+    if (value < -1000000000 || value > 1000000000)
+      refuse("has '" + key + "' " + std::to_string(value));
+    return int(value);
+  }
+  std::string text(const std::string& key) {
+    const Json& value = get(key);
+    if (!value.is_string()) refuse("has '" + key + "' that is not a string");
+    return value.get<std::string>();
+  }
+  std::vector<int64_t> integers(const std::string& key, size_t most) {
+    const Json& list = get(key);
+    if (!list.is_array() || list.size() > most)
+      refuse("has '" + key + "' that is not a list of at most " + std::to_string(most) +
+             " integers");
+    std::vector<int64_t> values;
+    for (const Json& value : list) values.push_back(integer_of(value, key));
+    return values;
+  }
+  std::array<double, 3> three_numbers(const std::string& key) {
+    const Json& list = get(key);
+    std::array<double, 3> values{};
+    if (!list.is_array() || list.size() != 3)
+      refuse("has '" + key + "' that is not a list of three numbers");
+    for (size_t i = 0; i < 3; ++i) {
+      if (!list[i].is_number()) refuse("has '" + key + "' that is not a list of three numbers");
+      values[i] = list[i].get<double>();
+    }
+    return values;
+  }
+  void no_others() const {
+    for (const auto& [key, value] : json_.items())
+      if (!asked_.contains(key)) refuse("has the unknown key '" + key + "'");
+  }
+
+ private:
+  int64_t integer_of(const Json& value, const std::string& key) const {
+    if (!value.is_number_integer() ||
+        (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(INT64_MAX)))
+      refuse("has '" + key + "' that is not an integer");
+    return value.get<int64_t>();
+  }
+  const Json& json_;
+  std::string where_;
+  std::set<std::string> asked_;
+};
+
+class Reader {
+ public:
+  explicit Reader(const std::string& path) : path_(path), file_(read_safetensors(path)) {
+    for (const auto& [name, tensor] : file_.tensors) by_name_[name] = tensor;
+  }
+
+  Program read() {
+    check_version();
+    Program program;
+    const Json list = parse("program");
+    if (!list.is_array() || list.size() > largest_program)
+      refuse("metadata 'program' is not a list of at most " + std::to_string(largest_program) +
+             " instructions");
+    for (const Json& entry : list)
+      program.instructions.push_back(instruction(entry, program.instructions));
+    read_preprocessing(program.preprocessing);
+    const Json names = parse("class_names"), notes = parse("notes");
+    if (!names.is_array()) refuse("metadata 'class_names' is not a list");
+    for (const Json& name : names) program.class_names.push_back(string_of(name, "class_names"));
+    if (!notes.is_object()) refuse("metadata 'notes' is not an object");
+    for (const auto& [key, value] : notes.items()) program.notes[key] = string_of(value, "notes");
+    for (const auto& [name, tensor] : by_name_)
+      if (!used_.contains(name)) refuse("tensor '" + name + "' belongs to no instruction");
+    validate(program, path_);
+    return program;
+  }
+
+ private:
+  [[noreturn]] void refuse(const std::string& cause) const {
+    throw CheckpointError(path_ + ": " + cause);
+  }
+
+  const std::string& metadata(const std::string& key) const {
+    const auto found = file_.metadata.find(key);
+    if (found == file_.metadata.end())
+      refuse("metadata '" + key + "' is missing: not a model file of qattrain?");
+    return found->second;
+  }
+  void check_version() const {
+    if (metadata("format") != format_name)
+      refuse("the format is '" + metadata("format") + "', wanted '" + format_name + "'");
+    if (metadata("format_version") != format_version)
+      refuse("the format version is '" + metadata("format_version") + "'; this build reads '" +
+             format_version + "'");
+    static const std::set<std::string> known{"format",        "format_version", "program",
+                                             "preprocessing", "class_names",    "notes"};
+    for (const auto& [key, value] : file_.metadata)
+      if (!known.contains(key)) refuse("unknown metadata '" + key + "'");
+  }
+  Json parse(const std::string& key) const {
+    const std::string& text = metadata(key);
+    if (text.size() > largest_graph) refuse("metadata '" + key + "' is longer than 16 MiB");
+    // Deep nesting would cost stack when it is destroyed; nothing here nests deeper than three.
+    int depth = 0;
+    const auto shallow = [&depth](int, nlohmann::detail::parse_event_t event, Json&) {
+      using Event = nlohmann::detail::parse_event_t;
+      if (event == Event::object_start || event == Event::array_start) ++depth;
+      if (event == Event::object_end || event == Event::array_end) --depth;
+      if (depth > 8) throw CheckpointError("nested too deeply");
+      return true;
+    };
+    try {
+      return Json::parse(text, shallow);
+    } catch (const nlohmann::json::exception&) {
+      refuse("metadata '" + key + "' is not valid JSON");
+    } catch (const CheckpointError& error) {
+      refuse("metadata '" + key + "' is " + error.what());
+    }
+  }
+  std::string string_of(const Json& value, const std::string& key) const {
+    if (!value.is_string()) refuse("metadata '" + key + "' holds something that is not a string");
+    return value.get<std::string>();
+  }
+
+  void read_preprocessing(Preprocessing& p) const {
+    const Json json = parse("preprocessing");
+    Fields fields(json, path_ + ": metadata 'preprocessing'");
+    p.height = fields.integer("height");
+    p.width = fields.integer("width");
+    p.resize = fields.integer("resize");
+    p.mean = fields.three_numbers("mean");
+    p.std = fields.three_numbers("std");
+    fields.no_others();
+  }
+
+  // ---- instructions ----
+  Tensor tensor(Fields& fields, const std::string& what, DType type) {
+    const std::string name = name_ + "." + what;
+    const auto found = by_name_.find(name);
+    if (found == by_name_.end()) fields.refuse("misses its tensor '" + name + "'");
+    if (found->second.dtype() != type)
+      fields.refuse("has the tensor '" + name + "' of type " + qt::name_of(found->second.dtype()) +
+                    ", wanted " + qt::name_of(type));
+    used_.insert(name);
+    return found->second;
+  }
+  float number(Fields& fields, const std::string& what) {
+    const Tensor t = tensor(fields, what, DType::f32);
+    if (t.shape() != Shape{1})
+      fields.refuse("has the tensor '" + name_ + "." + what + "' of shape " + t.shape().text() +
+                    ", wanted [1]");
+    return t.data<float>()[0];
+  }
+  Tensor weights(Fields& fields, int rank) {
+    const int lo = fields.small("weight_lo"), hi = fields.small("weight_hi");
+    const Tensor codes = tensor(fields, "codes", DType::i8);
+    if (codes.shape().rank() != rank)
+      fields.refuse("has codes of shape " + codes.shape().text() + ", wanted " +
+                    std::to_string(rank) + " extents");
+    return codes.with_scale(tensor(fields, "weight_step", DType::f32), lo, hi);
+  }
+
+  Instruction instruction(const Json& json, const std::vector<Instruction>& before) {
+    const std::string number_text = std::to_string(before.size());
+    Fields fields(json, path_ + ": instruction " + number_text);
+    Instruction at;
+    at.name = name_ = fields.text("name");
+    Fields named(json, path_ + ": instruction " + number_text + " '" + at.name + "'");
+    named.get("name");
+    const std::string op = named.text("op");
+    for (const int64_t input : named.integers("inputs", 2)) {
+      if (input < 0 || input >= int64_t(before.size()))
+        named.refuse("reads register " + std::to_string(input) + "; only earlier ones may be read");
+      at.inputs.push_back(int(input));
+    }
+    const std::vector<int64_t> extents = named.integers("output", 3);
+    for (const int64_t extent : extents)
+      if (extent < 1) named.refuse("has the output extent " + std::to_string(extent));
+    at.output = Shape(extents);
+    if (op != "classifier") {
+      at.lo = named.small("lo");
+      at.hi = named.small("hi");
+      at.step = number(named, "step");
+    }
+    at.operation = operation(op, named, at, before);
+    named.no_others();
+    return at;
+  }
+
+  Operation operation(const std::string& op, Fields& fields, const Instruction& at,
+                      const std::vector<Instruction>& before) {
+    if (op == "image_table") return ImageTable{tensor(fields, "table", DType::i8)};
+    if (op == "conv") return conv(fields, at, before);
+    if (op == "add") return Add{number(fields, "m"), number(fields, "r")};
+    if (op == "max_pool")
+      return MaxPoolCodes{fields.integer("kernel"), fields.integer("stride"),
+                          fields.integer("padding")};
+    if (op == "global_average_pool") return AveragePoolCodes{number(fields, "multiplier")};
+    if (op == "flatten") return FlattenCodes{};
+    if (op == "classifier") {
+      const Tensor codes = weights(fields, 2);
+      return Classifier{codes, tensor(fields, "m", DType::f32), tensor(fields, "bias", DType::f32)};
+    }
+    fields.refuse(
+        "has the unknown op '" + op +
+        "'; known: image_table, conv, add, max_pool, global_average_pool, flatten, classifier");
+  }
+
+  Conv conv(Fields& fields, const Instruction& at, const std::vector<Instruction>& before) {
+    Conv op;
+    op.codes = weights(fields, 4);
+    if (at.inputs.empty()) fields.refuse("has no inputs");
+    const Shape& x = before[size_t(at.inputs[0])].output;
+    if (x.rank() != 3)
+      fields.refuse("reads a register of shape " + x.text() + ", wanted [h, w, c]");
+    op.shape = {.n = 0,
+                .h = x[0],
+                .w = x[1],
+                .c = x[2],
+                .k = op.codes.dim(0),
+                .r = op.codes.dim(1),
+                .s = op.codes.dim(2),
+                .stride = fields.integer("stride"),
+                .padding = fields.integer("padding"),
+                .dilation = fields.integer("dilation"),
+                .groups = fields.integer("groups")};
+    op.m = tensor(fields, "m", DType::f32);
+    op.b = tensor(fields, "b", DType::f32);
+    if (at.inputs.size() > 1) op.residual_ratio = number(fields, "residual_ratio");
+    return op;
+  }
+
+  std::string path_;
+  SafetensorsFile file_;
+  std::map<std::string, Tensor> by_name_;
+  std::set<std::string> used_;
+  std::string name_;  // of the instruction being read
+};
+
+}  // namespace
+
+files::Stamp save_program(const std::string& path, const Program& program) {
+  validate(program, "cannot write " + path);
+  Writer writer;
+  try {
+    writer.write(program);
+  } catch (const nlohmann::json::exception&) {
+    throw CheckpointError("cannot write " + path + ": a layer, class or note is not UTF-8");
+  }
+  return write_safetensors(path, writer.tensors, writer.metadata);
+}
+
+Program load_program(const std::string& path) { return Reader(path).read(); }
+
+}  // namespace qt

@@ -1,0 +1,71 @@
+// deploy/requantize_kernels.cpp -- kernel file: the program's element-wise passes and pools through
+// the launchers.
+#include "deploy/requantize_kernels.h"
+
+#include "core/kernel/launch.h"
+#include "deploy/requantize.h"
+
+namespace qt {
+namespace {
+
+UniformCode range_of(const CodeTarget& target) { return {float(target.lo), float(target.hi)}; }
+
+struct Number {
+  QT_HD Values<1> operator()(int8_t q) const { return {{float(q)}}; }
+};
+
+}  // namespace
+
+void look_up_codes(const Tensor& images, const Tensor& table, CodeTarget target) {
+  map(current_stream(), images.rows(), images.channels(), SameCode{},
+      lookup(images.data<uint8_t>(), table.data<int8_t>()), out(target.codes.data<int8_t>()));
+}
+
+void requantize(const Tensor& sums, const Tensor& m, const Tensor& b, const Tensor& residual,
+                float residual_ratio, CodeTarget target) {
+  const auto acc = in(sums.data<float>());
+  const auto b_of = per_channel(b.data<float>()), m_of = per_channel(m.data<float>());
+  const auto codes = out(target.codes.data<int8_t>());
+  if (residual.defined())
+    map(current_stream(), sums.rows(), sums.channels(),
+        RequantizeResidual{range_of(target), residual_ratio}, acc, b_of, m_of,
+        in(residual.data<int8_t>()), codes);
+  else
+    map(current_stream(), sums.rows(), sums.channels(), Requantize{range_of(target)}, acc, b_of,
+        m_of, codes);
+}
+
+void add_codes(const Tensor& a, const Tensor& b, float m, float r, CodeTarget target) {
+  map(current_stream(), a.rows(), a.channels(), AddCodes{range_of(target), m, r},
+      in(a.data<int8_t>()), in(b.data<int8_t>()), out(target.codes.data<int8_t>()));
+}
+
+void max_pool_codes(const Tensor& x, int64_t kernel, int64_t stride, int64_t padding,
+                    CodeTarget target) {
+  const WindowShape shape{
+      x.dim(0), x.dim(1), x.dim(2), x.dim(3), target.codes.dim(1), target.codes.dim(2),
+      kernel,   stride,   padding};
+  fold_windows(current_stream(), shape, GreatestCode{}, x.data<int8_t>(),
+               out(target.codes.data<int8_t>()));
+}
+
+void average_pool_codes(const Tensor& x, float multiplier, CodeTarget target) {
+  const int64_t n = x.dim(0), c = x.dim(3), pixels = x.dim(1) * x.dim(2);
+  // Exact: a chunk's sum of at most 128 codes fits f32, chunks are merged in double and rounded
+  // once.
+  Tensor sums = Tensor::empty({n, c}, DType::f32);
+  for (int64_t i = 0; i < n; ++i)
+    sum_columns<1>(current_stream(), pixels, c, Number{}, sums.data<float>() + i * c,
+                   in(x.data<int8_t>() + i * pixels * c));
+  map(current_stream(), n, c, RequantizeSum{range_of(target), multiplier}, in(sums.data<float>()),
+      out(target.codes.data<int8_t>()));
+}
+
+Tensor logits_of(const Tensor& sums, const Tensor& m, const Tensor& bias) {
+  Tensor logits = Tensor::empty(sums.shape(), DType::f32);
+  map(current_stream(), sums.rows(), sums.channels(), Logit{}, in(sums.data<float>()),
+      per_channel(m.data<float>()), per_channel(bias.data<float>()), out(logits.data<float>()));
+  return logits;
+}
+
+}  // namespace qt

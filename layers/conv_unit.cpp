@@ -1,0 +1,80 @@
+// layers/conv_unit.cpp -- convolution, normalization, residual, activation and codes in two
+// operations.
+#include "layers/conv_unit.h"
+
+#include <cmath>
+
+namespace qt {
+
+ConvUnit::ConvUnit(const ConvUnitSpec& spec, uint64_t seed, uint32_t number)
+    : spec_(spec),
+      weight_(normal_weights(
+          {spec.out, spec.kernel, spec.kernel, spec.in / spec.groups},
+          std::sqrt(2.0 / double(spec.out / spec.groups * spec.kernel * spec.kernel)), seed,
+          number)),
+      weight_quantizer_(make_quantizer(spec.weights, spec.out)),
+      activation_quantizer_(make_quantizer(spec.activations, 1)) {
+  norm_.gamma = constant_parameter(spec.out, 1, Parameter::Kind::norm);
+  norm_.beta = constant_parameter(spec.out, 0, Parameter::Kind::norm);
+  norm_.running_mean = Tensor::full({spec.out}, 0);
+  norm_.running_var = Tensor::full({spec.out}, 1);
+}
+
+Conv2dShape ConvUnit::conv_shape(const Shape& x) const {
+  QT_CHECK(x.rank() == 4 && x[3] == spec_.in, spec_.conv_name + ": input " + x.text() +
+                                                  ", wants [n, h, w, " + std::to_string(spec_.in) +
+                                                  "]");
+  return {.n = x[0],
+          .h = x[1],
+          .w = x[2],
+          .c = spec_.in,
+          .k = spec_.out,
+          .r = spec_.kernel,
+          .s = spec_.kernel,
+          .stride = spec_.stride,
+          .padding = spec_.padding,
+          .dilation = spec_.dilation,
+          .groups = spec_.groups};
+}
+
+Shape ConvUnit::output_shape(const std::vector<Shape>& in) const {
+  return conv_shape(in.at(0)).y_shape();
+}
+
+Tensor ConvUnit::weight_codes() { return weight_codes_of(weight_, *weight_quantizer_); }
+
+Var ConvUnit::forward(const std::vector<Var>& in, const Pass& pass) {
+  const ConvOptions options{.stride = spec_.stride,
+                            .padding = spec_.padding,
+                            .dilation = spec_.dilation,
+                            .groups = spec_.groups,
+                            .path = pass.path(),
+                            .backward = pass.backward};
+  const bool codes = pass.quantized() && spec_.quantize_weights;
+  const Var w = codes ? quantized_weight(weight_, *weight_quantizer_, pass) : weight_.var;
+  const NormAct args{.name = spec_.conv_name,
+                     .y = conv2d(in.at(0), w, options),
+                     .norm = &norm_,
+                     .residual = in.size() > 1 ? in[1] : Var(),
+                     .relu = spec_.relu};
+  if (!pass.quantized()) return norm_act_real(args, pass);
+  if (activation_quantizer_->observes(pass))
+    return quantized_output(norm_act_real(args, pass), *activation_quantizer_, pass);
+  const Var out = activation_quantizer_->norm_act(args, pass);
+  if (pass.observer && out.value().is_codes())
+    pass.observer->quantized(spec_.conv_name, norm_act_real(args, pass).value(), out.value());
+  return out;
+}
+
+void ConvUnit::visit(const Visitor& visitor) {
+  visitor.parameter(spec_.conv_name + ".weight", weight_);
+  visitor.parameter(spec_.norm_name + ".weight", norm_.gamma);
+  visitor.parameter(spec_.norm_name + ".bias", norm_.beta);
+  visitor.buffer(spec_.norm_name + ".running_mean", norm_.running_mean);
+  visitor.buffer(spec_.norm_name + ".running_var", norm_.running_var);
+  if (spec_.quantize_weights)
+    visit_quantizer(visitor, spec_.conv_name + ".weight_quant", *weight_quantizer_);
+  visit_quantizer(visitor, spec_.conv_name + ".act_quant", *activation_quantizer_);
+}
+
+}  // namespace qt

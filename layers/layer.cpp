@@ -1,0 +1,49 @@
+// layers/layer.cpp -- what layers share: showing a quantizer to a visitor, drawing weights.
+#include "layers/layer.h"
+
+#include <cmath>
+
+#include "core/base/philox.h"
+
+namespace qt {
+
+void visit_quantizer(const Visitor& visitor, const std::string& name, Quantizer& quantizer) {
+  visitor.quantizer(name, quantizer);
+  Parameter* const step = quantizer.step();
+  if (!step) return;
+  visitor.parameter(name + ".scale", *step);
+  if (Tensor* const floor = quantizer.step_floor()) {
+    visitor.buffer(name + ".scale_floor", *floor);
+    step->step_floor = floor->data<float>()[0];
+  }
+}
+
+Parameter normal_weights(const Shape& shape, double deviation, uint64_t seed, uint32_t number) {
+  Tensor w = Tensor::empty(shape, DType::f32);
+  Philox draws(seed, DrawKind::init_weights, number);
+  for (int64_t i = 0; i < w.elements(); ++i) w.data<float>()[i] = float(deviation * draws.normal());
+  return {.var = Var(w, true), .kind = Parameter::Kind::weight};
+}
+
+Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind) {
+  return {.var = Var(Tensor::full({elements}, value), true), .kind = kind};
+}
+
+Var quantized_weight(const Parameter& weight, Quantizer& quantizer, const Pass& pass) {
+  if (quantizer.observes(pass) && !(pass.calibrate && quantizer.ready()))
+    quantizer.observe(weight.var.value());
+  return quantizer.quantize(weight.var, pass);
+}
+
+Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass) {
+  if (!pass.quantized()) return real;
+  if (quantizer.observes(pass)) quantizer.observe(real.value());
+  return quantizer.quantize(real, pass);
+}
+
+Tensor weight_codes_of(const Parameter& weight, Quantizer& quantizer) {
+  const Tape::Pause pause;
+  return quantizer.quantize(weight.var, Pass{.mode = ForwardMode::int8}).value();
+}
+
+}  // namespace qt

@@ -1,0 +1,53 @@
+// layers/layer.h -- a step of a network: parameters, buffers and a forward function.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/autograd/tape.h"
+#include "quant/pass.h"
+#include "quant/quantizer.h"
+
+namespace qt {
+
+// Called with every parameter, buffer (running statistics) and quantizer, by full torchvision-style
+// name, in a fixed order.
+struct Visitor {
+  std::function<void(const std::string& name, Parameter&)> parameter = [](const std::string&,
+                                                                          Parameter&) {};
+  std::function<void(const std::string& name, Tensor&)> buffer = [](const std::string&, Tensor&) {};
+  std::function<void(const std::string& name, Quantizer&)> quantizer = [](const std::string&,
+                                                                          Quantizer&) {};
+};
+
+// Requires: in has as many values as the model wired. Ensures: inputs are not written to; gradients
+// flow where the tape records. A layer is owned by one model and is neither copied nor moved.
+class Layer {
+ public:
+  Layer() = default;
+  virtual ~Layer() = default;
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
+
+  virtual Var forward(const std::vector<Var>& in, const Pass& pass) = 0;
+  virtual void visit(const Visitor& visitor) = 0;
+  // Shape of the output for inputs of these shapes; InternalError where they do not fit.
+  virtual Shape output_shape(const std::vector<Shape>& in) const = 0;
+};
+
+// ---- for layers ----
+
+// Shows <name>, <name>.scale and <name>.scale_floor.
+void visit_quantizer(const Visitor& visitor, const std::string& name, Quantizer& quantizer);
+// Drawn from N(0, deviation^2), number telling layers of one seed apart.
+Parameter normal_weights(const Shape& shape, double deviation, uint64_t seed, uint32_t number);
+Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind);
+// The weight's codes (or simulated reals); its quantizer is shown the values first where it wants
+// to see them.
+Var quantized_weight(const Parameter& weight, Quantizer& quantizer, const Pass& pass);
+// The codes of a real activation; real itself in a float32 pass.
+Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass);
+// i8 codes with step, outside of any tape.
+Tensor weight_codes_of(const Parameter& weight, Quantizer& quantizer);
+
+}  // namespace qt

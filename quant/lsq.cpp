@@ -1,0 +1,51 @@
+// quant/lsq.cpp -- learned step size quantization (Esser et al., ICLR 2020, arXiv 1902.08153).
+#include <algorithm>
+#include <cmath>
+
+#include "quant/uniform.h"
+
+namespace qt {
+namespace {
+
+// The step starts at 2 mean(|v|) / sqrt(hi), for activations averaged over the calibration batches,
+// and is then trained with the gradient of UniformCode scaled by 1 / sqrt(N hi).
+class Lsq : public UniformQuantizer {
+ public:
+  Lsq(const QuantSpec& spec, int64_t channels) : UniformQuantizer(spec, channels, true) {}
+
+  // Weights (signed, seen whole) are observed once; activations in every calibration batch.
+  bool observes(const Pass& pass) const override { return pass.calibrate && pass.quantized(); }
+
+  void observe(const Tensor& real) override {
+    const Tensor mean = mean_magnitude(real);
+    const float* magnitude = mean.data<float>();
+    const float largest = *std::max_element(magnitude, magnitude + mean.elements());
+    const float least =
+        std::max(largest * 1e-6f, 1e-8f);  // a channel of zeros still needs a positive step
+    Tensor step = Tensor::empty(mean.shape(), DType::f32);
+    ++observations_;
+    for (int64_t i = 0; i < mean.elements(); ++i) {
+      const float chosen = std::max(2 * magnitude[i] / std::sqrt(float(spec().hi())), least);
+      const float before = this->step()->var.value().data<float>()[i];
+      step.data<float>()[i] =
+          observations_ == 1 ? chosen : before + (chosen - before) / float(observations_);
+    }
+    const float* values = step.data<float>();
+    floor_ = Tensor::full({1}, *std::min_element(values, values + step.elements()) / 1000);
+    this->step()->step_floor = floor_.data<float>()[0];
+    set_step(step);
+  }
+
+  Tensor* step_floor() override { return &floor_; }
+
+ private:
+  int observations_ = 0;
+  Tensor floor_ = Tensor::zeros({1}, DType::f32);
+};
+
+const QuantizerRegistry::Add add{"lsq", [](const QuantSpec& spec, int64_t channels) {
+                                   return std::make_unique<Lsq>(spec, channels);
+                                 }};
+
+}  // namespace
+}  // namespace qt

@@ -1,0 +1,61 @@
+// quant/pass.h -- what one walk through a network is for, handed from layer to layer.
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/library/library.h"
+#include "core/tensor/tensor.h"
+
+namespace qt {
+
+// How a forward pass computes; numerics.md of the documentation has the contract.
+enum class ForwardMode {
+  float32,      // no quantization: float training
+  int8,         // integer convolutions on codes: what is deployed
+  exact_float,  // the same codes through float convolutions: the same bits
+  fake_quant,   // the literature's simulation: code * scale in float, for comparison
+};
+
+// "float", "int8", "exact_float", "fake_quant"; ConfigError lists them.
+ForwardMode forward_mode(const std::string& name);
+const char* name_of(ForwardMode mode);
+
+// Watches constants that must be finite. Codes are finite always, so NaN can only hide in
+// per-channel constants, steps and gradients.
+class Health {
+ public:
+  void watch(const std::string& name, const Tensor& constants) {
+    watched_.emplace_back(name, constants);
+  }
+  // The first watched name with a value that is NaN or infinite, "" where all are finite; forgets
+  // all.
+  std::string first_bad();
+
+ private:
+  std::vector<std::pair<std::string, Tensor>> watched_;
+};
+
+// What a layer shows of itself while statistics are collected (TensorBoard).
+class Observer {
+ public:
+  virtual ~Observer() = default;
+  // real: f32 values before quantization; codes: their i8 codes with step.
+  virtual void quantized(const std::string& name, const Tensor& real, const Tensor& codes) = 0;
+};
+
+struct Pass {
+  ForwardMode mode = ForwardMode::int8;
+  bool training = false;   // batch statistics, running averages updated
+  bool calibrate = false;  // quantizers choose their steps from what they see; nothing is recorded
+  Precision backward = Precision::f32;
+  Health* health = nullptr;
+  Observer* observer = nullptr;
+
+  bool quantized() const { return mode != ForwardMode::float32; }
+  CodePath path() const {
+    return mode == ForwardMode::exact_float ? CodePath::exact_float : CodePath::integer;
+  }
+};
+
+}  // namespace qt

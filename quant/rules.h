@@ -1,0 +1,45 @@
+// quant/rules.h -- the arithmetic of codes: pure structs that the fused op and the plain quantizer
+// are templates over.
+#pragma once
+#include <cmath>
+
+#include "core/tensor/dtype.h"
+
+namespace qt {
+
+// A rule maps v, the value in units of the step, to a code (or, for reals, to itself within
+// bounds), and says what its gradient is:
+//   code(v)           the number stored
+//   passes(v)         whether the gradient goes through to v (straight-through estimate)
+//   step_gradient(v)  d(code * step) / d step, by the rule's own estimate
+// Comparisons, not fminf and fmaxf: they vectorize, and they fix what a NaN becomes (lo).
+
+// Uniform codes lo..hi; the step gradient is LSQ's (Esser et al. 2020, eq. 3).
+struct UniformCode {
+  static constexpr bool codes = true;
+  float lo, hi;
+  QT_HD float code(float v) const {
+    v = v > lo ? v : lo;
+    v = v < hi ? v : hi;
+    return rintf(v);
+  }
+  QT_HD bool passes(float v) const { return v > lo && v < hi; }
+  QT_HD float step_gradient(float v) const {
+    const float inside = rintf(v) - v, below = v > lo ? inside : lo;
+    return v < hi ? below : hi;
+  }
+};
+
+// Real numbers kept within bounds: [0, inf] is ReLU.
+struct Bounded {
+  static constexpr bool codes = false;
+  float lo, hi;
+  QT_HD float code(float v) const {
+    v = v > lo ? v : lo;
+    return v < hi ? v : hi;
+  }
+  QT_HD bool passes(float v) const { return v > lo && v < hi; }
+  QT_HD float step_gradient(float) const { return 0.0f; }
+};
+
+}  // namespace qt

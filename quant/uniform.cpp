@@ -1,0 +1,236 @@
+// quant/uniform.cpp -- uniform codes: the plain quantizer, its gradients, and the fused op for rule
+// UniformCode.
+#include "quant/uniform.h"
+
+#include <limits>
+
+#include "core/kernel/launch.h"
+#include "quant/norm_act_kernels.h"
+#include "quant/rules.h"
+
+namespace qt {
+namespace {
+
+struct Encode {
+  UniformCode rule;
+  QT_HD float operator()(float x, float step) const { return rule.code(x / step); }
+};
+struct EncodeReal {
+  UniformCode rule;
+  QT_HD float operator()(float x, float step) const { return rule.code(x / step) * step; }
+};
+// The same of sums that carry a scale: v = x * multiplier.
+struct EncodeSum {
+  UniformCode rule;
+  QT_HD float operator()(float x, float multiplier) const { return rule.code(x * multiplier); }
+};
+
+// Gradient to x. unit makes dout the gradient of the code; per says how v depends on x: v = x /
+// per, or v = x * per for sums.
+struct Back {
+  UniformCode rule;
+  QT_HD float operator()(float dout, float x, float unit, float step) const {
+    return rule.passes(x / step) ? dout * unit / step : 0.0f;
+  }
+};
+struct BackSum {
+  UniformCode rule;
+  QT_HD float operator()(float dout, float x, float multiplier) const {
+    return rule.passes(x * multiplier) ? dout * multiplier : 0.0f;
+  }
+};
+struct StepSum {
+  UniformCode rule;
+  QT_HD Values<1> operator()(float dout, float x, float unit, float step) const {
+    return {{dout * unit * rule.step_gradient(x / step)}};
+  }
+};
+struct StepSumOfSum {
+  UniformCode rule;
+  QT_HD Values<1> operator()(float dout, float x, float multiplier) const {
+    return {{dout * rule.step_gradient(x * multiplier)}};
+  }
+};
+struct Finish {
+  float factor;
+  QT_HD float operator()(float sum, float step) const { return sum / step * factor; }
+};
+struct Multiplier {
+  QT_HD float operator()(float scale, float step) const {
+    return float(double(scale) / double(step));
+  }
+};
+struct Magnitude {
+  float factor;
+  QT_HD Values<1> operator()(float x) const { return {{(x < 0 ? -x : x) * factor}}; }
+};
+struct PlainMagnitude {
+  QT_HD float operator()(float x) const { return x < 0 ? -x : x; }
+};
+struct Itself {
+  QT_HD Values<1> operator()(float x) const { return {{x}}; }
+};
+struct Same {
+  QT_HD float operator()(float x) const { return x; }
+};
+
+UniformCode rule_of(const QuantSpec& spec) { return {float(spec.lo()), float(spec.hi())}; }
+
+// x seen as one row per step: [channels, rest] or [rows, channels].
+struct Rows {
+  int64_t rows, length;
+};
+Rows rows_of(const Tensor& x, int64_t steps) {
+  if (steps == 1) return {x.rows(), x.channels()};
+  QT_CHECK(x.dim(0) == steps,
+           "a quantizer with " + std::to_string(steps) + " steps got shape " + x.shape().text());
+  return {steps, x.elements() / steps};
+}
+
+// Calls use(operand) with the step as a per-row value, or as a scalar.
+template <class Use>
+void with_step(const Tensor& step, Use use) {
+  if (step.elements() > 1)
+    use(per_row(step.data<float>()));
+  else
+    use(scalar(step.data<float>()));
+}
+
+// Row sums [rows] -> gradient of the step, [rows] or [1].
+Tensor step_gradient(const Tensor& row_sums, const Tensor& step, float factor) {
+  Tensor total = row_sums;
+  if (step.elements() == 1) {
+    total = Tensor::empty({1}, DType::f32);
+    sum_rows<1>(current_stream(), 1, row_sums.elements(), Itself{}, total.data<float>(),
+                in(row_sums.data<float>()));
+  }
+  Tensor gradient = Tensor::empty(step.shape(), DType::f32);
+  map(current_stream(), 1, step.elements(), Finish{factor}, in(std::as_const(total).data<float>()),
+      in(step.data<float>()), out(gradient.data<float>()));
+  return gradient;
+}
+
+Var quantize_sums(const Var& x, const Var& step, const UniformCode& rule, float factor) {
+  const Tensor sums = x.value();
+  Tensor multiplier = Tensor::empty({1}, DType::f32),
+         codes = Tensor::empty(sums.shape(), DType::i8);
+  map(current_stream(), 1, 1, Multiplier{}, in(sums.step().data<float>()),
+      in(step.value().data<float>()), out(multiplier.data<float>()));
+  const auto by = scalar(std::as_const(multiplier).data<float>());
+  map(current_stream(), sums.rows(), sums.channels(), EncodeSum{rule}, in(sums.data<float>()), by,
+      out(codes.data<int8_t>()));
+  return record(codes.with_scale(step.value(), int(rule.lo), int(rule.hi)), {x, step},
+                [=](const Tensor& dout) {
+                  const auto d = in(dout.data<float>()), v = in(sums.data<float>());
+                  const auto factor_operand = scalar(multiplier.data<float>());
+                  Tensor dx = Tensor::empty(sums.shape(), DType::f32),
+                         row_sums = Tensor::empty({sums.rows()}, DType::f32);
+                  map(current_stream(), sums.rows(), sums.channels(), BackSum{rule}, d, v,
+                      factor_operand, out(dx.data<float>()));
+                  x.add_grad(dx);
+                  if (!step.wants_grad()) return;
+                  sum_rows<1>(current_stream(), sums.rows(), sums.channels(), StepSumOfSum{rule},
+                              row_sums.data<float>(), d, v, factor_operand);
+                  step.add_grad(step_gradient(row_sums, step.value(), factor));
+                });
+}
+
+}  // namespace
+
+UniformQuantizer::UniformQuantizer(const QuantSpec& spec, int64_t channels, bool trained)
+    : Quantizer(spec) {
+  step_.var = Var(Tensor::zeros({spec.per_channel ? channels : 1}, DType::f32), trained);
+  step_.kind = Parameter::Kind::step;
+}
+
+bool UniformQuantizer::ready() const { return step_.var.value().data<float>()[0] > 0; }
+
+void UniformQuantizer::set_step(const Tensor& step) { step_.set(step); }
+
+void UniformQuantizer::require_step(const std::string& what) const {
+  QT_CHECK(ready(), what +
+                        ": its quantizer has no step yet: calibrate first or load a checkpoint of "
+                        "a quantized network");
+}
+
+float UniformQuantizer::step_count(const Tensor& x) const {
+  if (spec_.is_signed && spec_.per_channel) return float(x.elements() / steps());
+  if (spec_.count_elements || x.shape().rank() < 4 || spec_.per_channel) return float(x.elements());
+  return float(x.elements() / x.dim(0));
+}
+
+Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
+  require_step("a tensor " + x.value().shape().text());
+  const UniformCode rule = rule_of(spec_);
+  const Var step = step_.var;
+  const Tensor value = x.value(), s = step.value();
+  const float factor = 1.0f / sqrtf(step_count(value) * rule.hi);
+  if (value.has_scale()) return quantize_sums(x, step, rule, factor);
+  const Rows view = rows_of(value, s.elements());
+  const bool codes = pass.mode != ForwardMode::fake_quant;
+  Tensor y = Tensor::empty(value.shape(), codes ? DType::i8 : DType::f32);
+  with_step(s, [&](auto by) {
+    if (codes)
+      map(current_stream(), view.rows, view.length, Encode{rule}, in(value.data<float>()), by,
+          out(y.data<int8_t>()));
+    else
+      map(current_stream(), view.rows, view.length, EncodeReal{rule}, in(value.data<float>()), by,
+          out(y.data<float>()));
+  });
+  if (codes) y = y.with_scale(s, int(rule.lo), int(rule.hi));
+  return record(y, {x, step}, [=](const Tensor& dout) {
+    Tensor dx = Tensor::empty(value.shape(), DType::f32),
+           row_sums = Tensor::empty({view.rows}, DType::f32);
+    const auto d = in(dout.data<float>()), v = in(value.data<float>());
+    const auto back = [&](auto unit, auto by) {
+      map(current_stream(), view.rows, view.length, Back{rule}, d, v, unit, by,
+          out(dx.data<float>()));
+      if (step.wants_grad())
+        sum_rows<1>(current_stream(), view.rows, view.length, StepSum{rule}, row_sums.data<float>(),
+                    d, v, unit, by);
+    };
+    with_step(s, [&](auto by) {
+      if (codes)
+        back(scalar(fused::one().data<float>()), by);
+      else
+        back(by, by);
+    });
+    x.add_grad(dx);
+    if (step.wants_grad()) step.add_grad(step_gradient(row_sums, s, factor));
+  });
+}
+
+Var UniformQuantizer::norm_act(const NormAct& args, const Pass& pass) {
+  require_step(args.name);
+  const Emission<UniformCode> to{.rule = rule_of(spec_),
+                                 .step = step_.var,
+                                 .step_count = step_count(args.y.value()),
+                                 .emit_codes = pass.mode != ForwardMode::fake_quant};
+  return fused_norm_act(args, to, pass);
+}
+
+Tensor UniformQuantizer::mean_magnitude(const Tensor& real) const {
+  const Rows view = rows_of(real, steps());
+  Tensor means = Tensor::empty({view.rows}, DType::f32);
+  sum_rows<1>(current_stream(), view.rows, view.length, Magnitude{1.0f / float(view.length)},
+              means.data<float>(), in(real.data<float>()));
+  if (steps() > 1) return means;
+  Tensor mean = Tensor::empty({1}, DType::f32);
+  sum_rows<1>(current_stream(), 1, view.rows, Magnitude{1.0f / float(view.rows)},
+              mean.data<float>(), in(std::as_const(means).data<float>()));
+  return mean;
+}
+
+Tensor UniformQuantizer::largest_magnitude(const Tensor& real) const {
+  const Rows view = rows_of(real, steps());
+  Tensor largest = Tensor::empty({view.rows}, DType::f32);
+  max_rows(current_stream(), view.rows, view.length, PlainMagnitude{}, largest.data<float>(),
+           in(real.data<float>()));
+  if (steps() > 1) return largest;
+  Tensor most = Tensor::empty({1}, DType::f32);
+  max_rows(current_stream(), 1, view.rows, Same{}, most.data<float>(),
+           in(std::as_const(largest).data<float>()));
+  return most;
+}
+
+}  // namespace qt

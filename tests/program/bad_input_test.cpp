@@ -1,0 +1,154 @@
+// tests/program/bad_input_test.cpp -- what people get wrong, the line they see for it, and the exit
+// code.
+#include "tests/program/program.h"
+
+namespace qt::program {
+namespace {
+
+class BadInput : public ProgramTest {
+ protected:
+  // The lines that carry an error.
+  static size_t error_lines(const std::string& output) {
+    size_t count = 0;
+    std::istringstream in(output);
+    for (std::string line; std::getline(in, line);)
+      count += line.find("error: ") != std::string::npos;
+    return count;
+  }
+
+  // Two classes of 12 valid pictures (PPM), train and test.
+  std::string picture_folder() const {
+    for (const char* split : {"train", "test"})
+      for (const char* name : {"apple", "pear"})
+        for (int i = 0; i < 12; ++i) {
+          std::string pixels = "P6\n16 16\n255\n";
+          for (int p = 0; p < 16 * 16 * 3; ++p) pixels += char((p * 7 + i * 13 + name[0]) % 251);
+          write(std::string("pictures/") + split + "/" + name + "/" + std::to_string(i) + ".ppm",
+                pixels);
+        }
+    return path("pictures");
+  }
+  std::vector<std::string> on_pictures(const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> all = {"data.kind=imagefolder", "data.path=" + path("pictures"),
+                                    "train.batch=8"};
+    all.insert(all.end(), more.begin(), more.end());
+    return tiny(all);
+  }
+};
+
+TEST_F(BadInput, AnUnknownKeyIsNamedWithPlaceAndSuggestion) {
+  const std::string config = write("a.yaml", "quant:\n  weigths: {bits: 8}\n");
+  EXPECT_FAILS(run({config}), 2, "a.yaml:2:3", "unknown key 'quant.weigths'",
+               "did you mean 'weights'");
+}
+
+TEST_F(BadInput, NineBitsAreRefused) {
+  EXPECT_FAILS(run(tiny({"quant.weights.bits=9"})), 2, "quant.weights.bits", "9", "[2, 8]");
+}
+
+TEST_F(BadInput, ANegativeLearningRateIsRefused) {
+  EXPECT_FAILS(run(tiny({"train.float.lr=-0.1"})), 2, "train.float.lr", "-0.1", "greater than 0");
+}
+
+TEST_F(BadInput, AllConfigErrorsComeAtOnceAndNothingIsRun) {
+  const Result result = run(tiny({"train.batch=0", "data.workers=-1", "model.name=resnet19"}));
+  EXPECT_FAILS(result, 2, "train.batch", "data.workers", "resnet19", "resnet18");
+  EXPECT_EQ(error_lines(result.output), 3u) << result.output;
+  EXPECT_FALSE(fs::exists(path("runs")));
+}
+
+TEST_F(BadInput, AMissingConfigFileIsNamed) {
+  EXPECT_FAILS(run({path("none.yaml")}), 2, "none.yaml");
+}
+
+TEST_F(BadInput, UnknownOptionsAreRefused) {
+  EXPECT_FAILS(run({tiny_config(), "--fast"}), 2, "--fast");
+  EXPECT_FAILS(run({tiny_config(), "--max-time", "soon"}), 2, "soon", "3h50m");
+  EXPECT_FAILS(run({}), 2, "no config file");
+}
+
+TEST_F(BadInput, AGpuIsRefusedByTheProcessorsBuild) {
+  EXPECT_FAILS(run(tiny({"--device", "cuda:0"})), 2, "cuda:0", "cpu");
+}
+
+TEST_F(BadInput, AMissingDataFolderIsNamed) {
+  const Result result = run(tiny({"data.kind=imagefolder", "data.path=/nowhere/pictures"}));
+  EXPECT_FAILS(result, 3, "/nowhere/pictures");
+  EXPECT_EQ(error_lines(result.output), 1u) << result.output;
+}
+
+TEST_F(BadInput, ACorruptPictureStopsTheRunAndIsNamed) {
+  picture_folder();
+  write("pictures/train/pear/3.jpg", "\xff\xd8\xff\xe0 this is no picture");
+  const Result result = run(on_pictures());
+  EXPECT_FAILS(result, 3, "train/pear/3.jpg");
+  EXPECT_EQ(error_lines(result.output), 1u) << result.output;
+}
+
+TEST_F(BadInput, ACorruptPictureIsSkippedAndListedWhereAsked) {
+  picture_folder();
+  write("pictures/train/pear/3.jpg", "\xff\xd8\xff\xe0 this is no picture");
+  const Result result = run(on_pictures({"data.on_error=skip", "data.max_bad_fraction=0.1"}));
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_NE(read(path("runs/run/bad_samples.txt")).find("train/pear/3.jpg"), std::string::npos);
+}
+
+TEST_F(BadInput, AnEmptyClassIsNamed) {
+  picture_folder();
+  fs::create_directories(path("pictures/train/quince"));
+  fs::create_directories(path("pictures/test/quince"));
+  EXPECT_FAILS(run(on_pictures()), 3, "quince");
+}
+
+TEST_F(BadInput, ATruncatedCheckpointIsNamedAndTheOneBeforeIsTaken) {
+  ASSERT_EQ(run(tiny()).code, 0);
+  const std::string newest = last_checkpoint().string();
+  fs::resize_file(newest + "/model.safetensors", 1000);
+  EXPECT_FAILS(run({"eval", newest}), 4, "model.safetensors");
+  EXPECT_FAILS(run(tiny({"--resume=" + newest})), 4, "model.safetensors");
+  const Result resumed = run(tiny({"--resume=auto"}));
+  EXPECT_EQ(resumed.code, 0) << resumed.output;
+  EXPECT_NE(resumed.output.find("warning: "), std::string::npos) << resumed.output;
+}
+
+TEST_F(BadInput, AnUnreadableModelFileIsNamed) {
+  ASSERT_EQ(run(tiny()).code, 0);
+  fs::resize_file(path("runs/run/export/model.qat"), 500);
+  EXPECT_FAILS(run({"eval", path("runs/run/export/model.qat")}), 4, "model.qat");
+  EXPECT_FAILS(run({"eval", path("nothing")}), 4, "nothing");
+}
+
+TEST_F(BadInput, FirstWeightsOfAnotherNetworkAreRefused) {
+  ASSERT_EQ(run(tiny()).code, 0);
+  EXPECT_FAILS(run(tiny({"model.name=resnet32", "train.init_from=" + path("runs/run")}, "other")),
+               4, "train.init_from");
+}
+
+TEST_F(BadInput, AFullDiskIsNamedAndTheLastCheckpointStays) {
+  ASSERT_EQ(
+      run(tiny({"train.qat.epochs=2", "--limit-train-batches", "2", "--max-time", "0s"})).code, 75);
+  const std::string before = read(last_checkpoint() / "model.safetensors");
+  ASSERT_FALSE(before.empty());
+  // No file may grow beyond 64 blocks of 512 bytes: less than the weights take.
+  const Result result =
+      run(tiny({"train.qat.epochs=2", "--limit-train-batches", "2", "--resume=auto"}),
+          "trap '' XFSZ; ulimit -f 64");
+  EXPECT_FAILS(result, 4, "File too large");
+  EXPECT_TRUE(read(last_checkpoint() / "model.safetensors") == before);
+}
+
+TEST_F(BadInput, DivergenceNamesTheStepAndKeepsTheCheckpoint) {
+  const Result result = run(tiny({"train.float.lr=1e30", "train.float.epochs=3"}));
+  EXPECT_FAILS(result, 5, "step ", "(float, epoch 1)", "is not finite");
+  EXPECT_NE(read(path("runs/run/STATUS.json")).find("\"failed\""), std::string::npos);
+}
+
+TEST_F(BadInput, ARunNameThatIsTakenIsRefused) {
+  ASSERT_EQ(run(tiny({"--limit-train-batches", "1"})).code, 0);
+  EXPECT_FAILS(run(tiny()), 2, "--resume=auto");
+}
+
+TEST_F(BadInput, ResumeMustNeedsARun) { EXPECT_FAILS(run(tiny({"--resume=must"})), 2, "must"); }
+
+}  // namespace
+}  // namespace qt::program

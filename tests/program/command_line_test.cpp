@@ -1,0 +1,158 @@
+// tests/program/command_line_test.cpp -- verbs, questions and what a run folder holds.
+#include <nlohmann/json.hpp>
+
+#include "core/base/config.h"
+#include "core/tensor/safetensors.h"
+#include "tests/program/program.h"
+#include "train/experiment.h"
+
+namespace qt::program {
+namespace {
+
+class CommandLineTest : public ProgramTest {
+ protected:
+  static bool has(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  }
+};
+
+TEST_F(CommandLineTest, QuestionsAreAnsweredWithoutARun) {
+  EXPECT_TRUE(has(run({"--help"}).output, "Exit codes"));
+  EXPECT_EQ(run({"--help"}).code, 0);
+  EXPECT_TRUE(run({"--version"}).output.starts_with("qattrain "));
+  EXPECT_TRUE(has(run({"--version=full"}).output, "compiler"));
+  EXPECT_TRUE(has(run({"--explain", "quant.weights.bits"}).output, "width of a code"));
+  EXPECT_EQ(run({"--explain", "quant.bits"}).code, 2);
+  EXPECT_TRUE(has(run({"--list", "models"}).output, "resnet56"));
+  EXPECT_TRUE(has(run({"--list", "quantizers"}).output, "lsq\n"));
+  EXPECT_EQ(run({"--list", "colours"}).code, 2);
+  EXPECT_EQ(nlohmann::json::parse(run({"--schema"}).output)["$schema"],
+            "http://json-schema.org/draft-07/schema#");
+  const Result doctor = run({"doctor"});
+  EXPECT_EQ(doctor.code, 0);
+  EXPECT_TRUE(has(doctor.output, "integer convolution: onednn")) << doctor.output;
+}
+
+TEST_F(CommandLineTest, DumpConfigComesBackAsTheSameConfig) {
+  for (const char* style : {"--dump-config", "--dump-config=full", "--dump-config=minimal"}) {
+    const Result first = run(tiny({style, "quant.weights.bits=4", "--seed", "9"}));
+    ASSERT_EQ(first.code, 0) << first.output;
+    const Result second = run({style, write("dumped.yaml", first.output)});
+    EXPECT_EQ(first.output, second.output);
+    EXPECT_TRUE(has(first.output, "seed: 9"));
+  }
+  EXPECT_FALSE(fs::exists(path("runs")));
+}
+
+TEST_F(CommandLineTest, DryRunWritesNothing) {
+  const Result result = run(tiny({"--dry-run"}));
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_TRUE(has(result.output, "resnet20")) << result.output;
+  EXPECT_FALSE(fs::exists(path("runs")));
+}
+
+TEST_F(CommandLineTest, ARunLeavesItsFolderComplete) {
+  const Result result = run(tiny());
+  ASSERT_EQ(result.code, 0) << result.output;
+  EXPECT_TRUE(has(result.output, "integer-program top-1 ")) << result.output;
+  for (const char* name :
+       {"config.yaml", "config.orig.yaml", "overrides.txt", "env.json", "log.txt", "metrics.jsonl",
+        "STATUS.json", "export/model.qat", "export/best.qat"})
+    EXPECT_TRUE(fs::exists(path(std::string("runs/run/") + name))) << name;
+  const auto status = nlohmann::json::parse(read(path("runs/run/STATUS.json")));
+  EXPECT_EQ(status["state"], "done");
+  EXPECT_EQ(status["step"], 16);
+  EXPECT_EQ(status["exit_code"], 0);
+  Experiment resolved;
+  EXPECT_NO_THROW(load_config(resolved, path("runs/run/config.yaml")));
+  std::vector<int64_t> steps;
+  bool evaluated = false;
+  std::istringstream in(read(path("runs/run/metrics.jsonl")));
+  for (std::string line; std::getline(in, line);) {
+    const auto j = nlohmann::json::parse(line);
+    if (j.contains("train/loss")) steps.push_back(j["step"]);
+    evaluated |= j.contains("eval/top1") && j.contains("eval/loss");
+  }
+  EXPECT_EQ(steps, (std::vector<int64_t>{2, 4, 6, 8, 10, 12, 14, 16}));
+  EXPECT_TRUE(evaluated);
+}
+
+TEST_F(CommandLineTest, EvalWritesLogitsAndLabelsInFileOrderAlikeByAllWays) {
+  ASSERT_EQ(run(tiny()).code, 0);
+  const std::vector<std::vector<std::string>> ways = {
+      {path("runs/run")},
+      {last_checkpoint().string()},
+      {path("runs/run/export/model.qat"), "eval.batch=7"},
+      {path("runs/run"), "--forward", "exact_float"},
+      {path("runs/run"), "--engine", "reference"},
+  };
+  std::string first;
+  for (size_t i = 0; i < ways.size(); ++i) {
+    std::vector<std::string> arguments = {"eval"};
+    arguments.insert(arguments.end(), ways[i].begin(), ways[i].end());
+    const std::string file = path("predictions" + std::to_string(i) + ".safetensors");
+    arguments.insert(arguments.end(), {"--predictions", file});
+    const Result result = run(arguments);
+    ASSERT_EQ(result.code, 0) << result.output;
+    EXPECT_TRUE(has(result.output, "integer-program top-1")) << result.output;
+    if (i == 0) first = read(file);
+    EXPECT_TRUE(read(file) == first) << i;
+  }
+  const SafetensorsFile predictions = read_safetensors(path("predictions0.safetensors"));
+  ASSERT_TRUE(predictions.find("logits") && predictions.find("labels"));
+  EXPECT_EQ(predictions.find("logits")->shape(), (Shape{40, 10}));
+  Experiment experiment;
+  load_config(experiment, path("runs/run/config.yaml"));
+  const auto set = make_dataset(dataset_spec(experiment), Split::test);
+  for (int64_t i = 0; i < 40; ++i)
+    EXPECT_EQ(predictions.find("labels")->data<int64_t>()[i], set->label(i));
+  EXPECT_TRUE(has(run({"eval", path("runs/run"), "--limit", "7"}).output, "7 pictures"));
+}
+
+TEST_F(CommandLineTest, InspectShowsLayersAndDataCounts) {
+  ASSERT_EQ(run(tiny({"quant.weights.bits=4"})).code, 0);
+  for (const std::string& what : {path("runs/run"), path("runs/run/export/model.qat")}) {
+    const Result result = run({"inspect", what});
+    EXPECT_EQ(result.code, 0) << result.output;
+    EXPECT_TRUE(has(result.output, "layer3.2.conv2")) << result.output;
+  }
+  const Result data = run({"data", tiny_config()});
+  EXPECT_EQ(data.code, 0) << data.output;
+  EXPECT_TRUE(has(data.output, "128 pictures of 16x16, 10 classes")) << data.output;
+}
+
+TEST_F(CommandLineTest, AFloatRunIsEvaluatedInFloatAndStartsAQatRun) {
+  ASSERT_EQ(run(tiny({"train.qat.epochs=0"}, "float")).code, 0);
+  EXPECT_TRUE(has(run({"eval", path("runs/float")}).output, "float top-1"));
+  const Result qat =
+      run(tiny({"train.float.epochs=0", "train.init_from=" + path("runs/float")}, "qat"));
+  EXPECT_EQ(qat.code, 0) << qat.output;
+  EXPECT_TRUE(has(qat.output, "integer-program top-1")) << qat.output;
+  // The same as both phases in one run, but for the draws of the second epoch.
+  EXPECT_EQ(run(tiny({"train.float.epochs=0", "quant.calibration.batches=0"}, "none")).code, 2);
+}
+
+TEST_F(CommandLineTest, LimitsAndOverfittingShortenAnEpoch) {
+  ASSERT_EQ(run(tiny({"--limit-train-batches", "3"}, "limited")).code, 0);
+  EXPECT_EQ(nlohmann::json::parse(read(path("runs/limited/STATUS.json")))["step"], 6);
+  ASSERT_EQ(run(tiny({"--overfit-batches", "2", "train.float.epochs=4"}, "overfit")).code, 0);
+  EXPECT_EQ(nlohmann::json::parse(read(path("runs/overfit/STATUS.json")))["step"], 10);
+}
+
+TEST_F(CommandLineTest, JsonLogIsOneObjectALine) {
+  const Result result = run(tiny({"--log-format", "json", "--limit-train-batches", "1"}));
+  ASSERT_EQ(result.code, 0) << result.output;
+  std::istringstream in(result.output);
+  std::string line;
+  ASSERT_TRUE(std::getline(in, line));
+  EXPECT_NO_THROW(EXPECT_TRUE(nlohmann::json::parse(line).is_object())) << line;
+}
+
+TEST_F(CommandLineTest, TheSmokeConfigRuns) {
+  const Result result =
+      run({source("configs/smoke.yaml"), "--run-dir", path("runs"), "--limit-train-batches", "2"});
+  EXPECT_EQ(result.code, 0) << result.output;
+}
+
+}  // namespace
+}  // namespace qt::program

@@ -1,0 +1,146 @@
+// tests/program/resume_test.cpp -- the same bits, whatever happened on the way.
+#include <algorithm>
+
+#include "tests/program/program.h"
+
+namespace qt::program {
+namespace {
+
+class Resume : public ProgramTest {
+ protected:
+  // Checkpoints in the middle of epochs too.
+  std::vector<std::string> saving(const std::vector<std::string>& more = {},
+                                  const std::string& name = "run") const {
+    std::vector<std::string> all = {"checkpoint.every_steps=3", "log.every=1"};
+    all.insert(all.end(), more.begin(), more.end());
+    return tiny(all, name);
+  }
+  void expect_same_metrics(const std::string& a, const std::string& b) const {
+    // Times differ; losses must not.
+    const auto losses = [&](const std::string& name) {
+      std::string list;
+      std::istringstream in(read(path("runs/" + name + "/metrics.jsonl")));
+      for (std::string line; std::getline(in, line);) {
+        const size_t at = line.find("/loss\":");
+        list += line.substr(0, line.find(',')) +
+                line.substr(at, line.find_first_of(",}", at) - at) + "\n";
+      }
+      return list;
+    };
+    EXPECT_EQ(losses(a), losses(b));
+  }
+};
+
+TEST_F(Resume, AKilledRunEndsWithTheBytesOfOneThatWasNot) {
+  ASSERT_EQ(run(saving({}, "whole")).code, 0);
+  const std::string whole = final_bytes("whole");
+  ASSERT_GT(whole.size(), 100000u);
+  // Kills after so many lines: the first steps, between checkpoints, in calibration and QAT, near
+  // the end. One run takes them all, one after the other.
+  for (size_t lines : {1, 4, 8, 9, 12, 16}) {
+    const pid_t process = start(saving({"--resume=auto"}));
+    wait_for_lines(process, lines);
+    kill(process, SIGKILL);
+    const Result result = wait(process);
+    ASSERT_TRUE(result.code == -SIGKILL || result.code == 0) << result.output;
+  }
+  const Result last = run(saving({"--resume=auto"}));
+  ASSERT_EQ(last.code, 0) << last.output;
+  EXPECT_TRUE(final_bytes() == whole);
+  expect_same_metrics("run", "whole");
+}
+
+TEST_F(Resume, SignalsStopAfterACheckpointAndTheRunGoesOn) {
+  ASSERT_EQ(run(saving({}, "whole")).code, 0);
+  size_t lines = 2;
+  for (int signal : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) {
+    const pid_t process = start(saving({"--resume=auto"}));
+    wait_for_lines(process, lines);
+    kill(process, signal);
+    const Result result = wait(process);
+    EXPECT_EQ(result.code, 75) << result.output;
+    EXPECT_NE(read(path("runs/run/STATUS.json")).find("\"stopped\""), std::string::npos);
+    lines += 3;
+  }
+  const Result last = run(saving({"--resume=must"}));
+  ASSERT_EQ(last.code, 0) << last.output;
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+TEST_F(Resume, TheAllowedTimeStopsLikeASignal) {
+  ASSERT_EQ(run(tiny({}, "whole")).code, 0);
+  for (int i = 0; i < 3; ++i) {
+    const Result result = run(tiny({"--resume=auto", "--max-time", "0s"}));
+    ASSERT_EQ(result.code, 75) << result.output;
+  }
+  ASSERT_EQ(run(tiny({"--resume=auto"})).code, 0);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+TEST_F(Resume, GoesOnFromANamedCheckpointWithAccumulation) {
+  const std::vector<std::string> more = {"train.accumulate=2", "train.batch=8",
+                                         "checkpoint.keep_last=20"};
+  ASSERT_EQ(run(saving(more)).code, 0);
+  const std::string whole = final_bytes();
+  for (const char* step : {"step-00000003", "step-00000012"}) {
+    const fs::path folder = path("runs/run/checkpoints/" + std::string(step));
+    ASSERT_TRUE(fs::exists(folder)) << folder;
+    std::vector<std::string> again = more;
+    again.push_back("--resume=" + folder.string());
+    const Result result = run(saving(again));
+    ASSERT_EQ(result.code, 0) << result.output;
+    EXPECT_TRUE(final_bytes() == whole) << step;
+  }
+}
+
+TEST_F(Resume, ACompleteRunSaysItsResultAgain) {
+  const Result first = run(tiny());
+  ASSERT_EQ(first.code, 0) << first.output;
+  const Result second = run(tiny({"--resume=auto"}));
+  ASSERT_EQ(second.code, 0) << second.output;
+  const auto last_line = [](const std::string& text) {
+    const size_t at = text.rfind("integer-program top-1");
+    return at == std::string::npos ? "none" : text.substr(at);
+  };
+  EXPECT_EQ(last_line(first.output), last_line(second.output));
+  EXPECT_NE(last_line(first.output), "none");
+}
+
+TEST_F(Resume, TwoRunsAndAnyNumberOfWorkersGiveTheSameBytes) {
+  ASSERT_EQ(run(tiny({}, "a")).code, 0);
+  ASSERT_EQ(run(tiny({}, "b")).code, 0);
+  EXPECT_TRUE(final_bytes("a") == final_bytes("b"));
+  for (const char* workers : {"0", "3"}) {
+    const std::string name = std::string("w") + workers;
+    ASSERT_EQ(run(tiny({std::string("data.workers=") + workers, "data.prefetch=5"}, name)).code, 0);
+    EXPECT_TRUE(read(last_checkpoint("a") / "model.safetensors") ==
+                read(last_checkpoint(name) / "model.safetensors"));
+  }
+  ASSERT_EQ(run(tiny({"--seed", "2"}, "other")).code, 0);
+  EXPECT_FALSE(final_bytes("a") == final_bytes("other"));
+}
+
+TEST_F(Resume, ExactFloatTrainsToTheBytesOfInt8) {
+  ASSERT_EQ(run(tiny({}, "int8")).code, 0);
+  ASSERT_EQ(run(tiny({"train.forward=exact_float"}, "float")).code, 0);
+  EXPECT_TRUE(read(last_checkpoint("int8") / "model.safetensors") ==
+              read(last_checkpoint("float") / "model.safetensors"));
+}
+
+TEST_F(Resume, FrozenAndReestimatedStatisticsResumeToTheSameBytes) {
+  const std::vector<std::string> more = {"quant.bn.freeze_at=0.5", "quant.bn.reestimate_batches=2"};
+  std::vector<std::string> resumed = more;
+  resumed.push_back("--resume=auto");
+  ASSERT_EQ(run(saving(more, "whole")).code, 0);
+  for (size_t lines : {10, 14}) {
+    const pid_t process = start(saving(resumed));
+    wait_for_lines(process, lines);
+    kill(process, SIGKILL);
+    wait(process);
+  }
+  ASSERT_EQ(run(saving(resumed)).code, 0);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+}  // namespace
+}  // namespace qt::program

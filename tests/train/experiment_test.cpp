@@ -1,0 +1,179 @@
+// tests/train/experiment_test.cpp -- the shipped configs, the rules between keys, and what is made
+// from them.
+#include "train/experiment.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "train/trainer.h"
+
+namespace qt {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string refusal(const std::string& yaml) {
+  Experiment experiment;
+  try {
+    load_config_text(experiment, yaml, "test.yaml");
+  } catch (const ConfigError& e) {
+    return e.what();
+  }
+  return "";
+}
+
+class MemorySet : public MemoryDataset {
+ public:
+  MemorySet(int height, int width) {
+    set_extents(height, width);
+    classes_ = {"a", "b", "c"};
+  }
+  std::string name(int64_t index) const override { return std::to_string(index); }
+};
+
+std::vector<fs::path> shipped() {
+  std::vector<fs::path> list;
+  for (const auto& entry :
+       fs::recursive_directory_iterator(fs::path(QATTRAIN_SOURCE_DIR) / "configs"))
+    if (entry.path().extension() == ".yaml") list.push_back(entry.path());
+  return list;
+}
+
+class Configs : public ::testing::Test {
+ protected:
+  void SetUp() override { setenv("QATTRAIN_DATA", "/data", 0); }
+};
+
+TEST_F(Configs, EveryShippedFileLoadsAndComesBackFromItsDump) {
+  const auto files = shipped();
+  ASSERT_GE(files.size(), 8u);
+  for (const fs::path& file : files) {
+    Experiment experiment, again;
+    ASSERT_NO_THROW(load_config(experiment, file.string())) << file;
+    for (DumpStyle style : {DumpStyle::full, DumpStyle::minimal}) {
+      load_config_text(again, dump(experiment, style), "dump");
+      EXPECT_EQ(dump(again), dump(experiment)) << file;
+    }
+    EXPECT_EQ(config_hash(again), config_hash(experiment));
+  }
+}
+
+TEST_F(Configs, EveryShippedFileOpensWithItsSchemaAndSaysWhatItIs) {
+  for (const fs::path& file : shipped()) {
+    std::ifstream in(file);
+    std::string first, second;
+    std::getline(in, first), std::getline(in, second);
+    EXPECT_TRUE(first.starts_with("# yaml-language-server: $schema=")) << file;
+    EXPECT_TRUE(fs::exists(file.parent_path() / first.substr(first.find('=') + 1))) << file;
+    EXPECT_TRUE(second.starts_with("# ")) << file;
+  }
+}
+
+TEST_F(Configs, TheShippedSchemaIsThatOfTheKeys) {
+  std::ifstream in(fs::path(QATTRAIN_SOURCE_DIR) / "configs" / "schema.json");
+  std::stringstream text;
+  text << in.rdbuf();
+  std::string made = json_schema(Experiment(), "qattrain experiment");
+  if (!made.ends_with('\n')) made += '\n';
+  EXPECT_EQ(text.str(), made) << "qattrain --schema > configs/schema.json";
+}
+
+TEST_F(Configs, TheQuantizedNetsHaveTheBudgetOfTheFloatNet) {
+  const std::string folder = std::string(QATTRAIN_SOURCE_DIR) + "/configs/";
+  Experiment reference;
+  load_config(reference, folder + "cifar10_resnet20_float.yaml");
+  for (const char* name : {"w8a8", "w4a4", "w3a3", "w2a2"}) {
+    Experiment e;
+    load_config(e, folder + "cifar10_resnet20_" + name + ".yaml");
+    EXPECT_EQ(e.train.float_phase.epochs + e.train.qat_phase.epochs,
+              reference.train.float_phase.epochs.get())
+        << name;
+    EXPECT_EQ(e.quant.weights.bits, name[1] - '0');
+    EXPECT_EQ(e.quant.activations.bits, name[3] - '0');
+    EXPECT_EQ(e.quant.first_layer.bits, 8);
+  }
+}
+
+TEST(Experiment, RefusesNineBitsAndNegativeRatesWithPlaceAndRange) {
+  EXPECT_NE(refusal("quant:\n  weights: {bits: 9}\n").find("test.yaml:2:"), std::string::npos);
+  EXPECT_NE(refusal("quant:\n  weights: {bits: 9}\n").find("[2, 8]"), std::string::npos);
+  EXPECT_NE(refusal("train:\n  float: {lr: -0.1}\n").find("greater than 0"), std::string::npos);
+}
+
+TEST(Experiment, SuggestsTheKeyThatWasMeant) {
+  EXPECT_NE(refusal("quant: {weigths: {bits: 8}}\n").find("did you mean 'weights'"),
+            std::string::npos);
+}
+
+TEST(Experiment, RefusesAFileDataSetWithoutFolder) {
+  EXPECT_NE(refusal("data: {kind: imagefolder}\n").find("data.path"), std::string::npos);
+  EXPECT_EQ(refusal("data: {kind: generated}\n"), "");
+}
+
+TEST(Experiment, RefusesTrainingOfNothing) {
+  EXPECT_NE(refusal("train: {float: {epochs: 0}, qat: {epochs: 0}}\n"), "");
+  EXPECT_NE(refusal("train: {forward: float}\n"), "");
+  EXPECT_EQ(refusal("train: {forward: float, qat: {epochs: 0}}\n"), "");
+}
+
+TEST(Experiment, PlansTheFloatPhaseBeforeQat) {
+  Experiment e;
+  load_config_text(e, "train: {float: {epochs: 3}, qat: {epochs: 2}, forward: exact_float}\n",
+                   "test.yaml");
+  const auto phases = plan(e);
+  ASSERT_EQ(phases.size(), 2u);
+  EXPECT_EQ(phases[0].mode, ForwardMode::float32);
+  EXPECT_EQ(phases[1].mode, ForwardMode::exact_float);
+  load_config_text(e, "train: {float: {epochs: 0}}\n", "test.yaml");
+  ASSERT_EQ(plan(e).size(), 1u);
+  EXPECT_EQ(plan(e)[0].name, "qat");
+}
+
+TEST(Experiment, OverridesReachTheLayersTheyName) {
+  Experiment e;
+  load_config_text(e,
+                   "model: {name: resnet20}\n"
+                   "quant:\n"
+                   "  weights: {bits: 4}\n"
+                   "  overrides:\n"
+                   "    'layer2.*': {weights: {bits: 3}}\n"
+                   "    'layer2.0.conv1': {activations: {bits: 5}, weights: {range: full}}\n",
+                   "test.yaml");
+  const auto model = build_model(e, MemorySet(16, 16));
+  for (const Model::Step& step : model->steps()) {
+    const auto* unit = dynamic_cast<ConvUnit*>(step.layer.get());
+    if (!unit) continue;
+    const ConvUnitSpec& spec = unit->spec();
+    const bool second = spec.conv_name.starts_with("layer2."),
+               one = spec.conv_name == "layer2.0.conv1";
+    EXPECT_EQ(spec.weights.bits, spec.conv_name == "conv1" ? 8 : second ? 3 : 4) << spec.conv_name;
+    EXPECT_EQ(spec.activations.bits, one ? 5 : 8) << spec.conv_name;
+    EXPECT_EQ(spec.weights.narrow, !one) << spec.conv_name;
+  }
+}
+
+TEST(Experiment, AnOverrideThatMatchesNoLayerIsRefusedWithTheNames) {
+  Experiment e;
+  load_config_text(
+      e, "model: {name: resnet20}\nquant: {overrides: {'layer9.*': {weights: {bits: 3}}}}\n",
+      "test.yaml");
+  try {
+    build_model(e, MemorySet(16, 16));
+    FAIL();
+  } catch (const ConfigError& error) {
+    EXPECT_NE(std::string(error.what()).find("layer9.*"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("layer1.0.conv1"), std::string::npos) << error.what();
+  }
+}
+
+TEST(Experiment, PicturesMustBeSquare) {
+  Experiment e;
+  EXPECT_THROW(build_model(e, MemorySet(16, 20)), ConfigError);
+}
+
+}  // namespace
+}  // namespace qt

@@ -1,0 +1,233 @@
+// tests/train/trainer_test.cpp -- the parts of a run: state, durations, evaluation, layer
+// statistics, training itself.
+#include "train/trainer.h"
+
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "train/network.h"
+#include "train/statistics.h"
+
+namespace qt {
+namespace {
+
+namespace fs = std::filesystem;
+
+TEST(TrainState, ComesBackFromJson) {
+  TrainState state;
+  state.at = {
+      .phase = 1, .epoch = 2, .step = 3, .epochs_done = 4, .steps_done = 567, .calibrated = true};
+  state.meter = {.loss = 0.1 + 0.2, .correct = 5, .images = 7};
+  state.best_top1 = 100.0 / 3;
+  state.projections = 11, state.seed = 12, state.threads = 2;
+  state.library = "onednn", state.config_hash = "abc", state.program_version = "0.1";
+  const TrainState back = state_from_json(to_json(state), "here");
+  EXPECT_EQ(to_json(back), to_json(state));
+  EXPECT_EQ(back.meter.loss, 0.1 + 0.2);  // bit for bit
+  EXPECT_EQ(*back.best_top1, 100.0 / 3);
+}
+
+TEST(TrainState, RefusesWhatItDidNotWrite) {
+  for (const std::string text : {"", "{}", "[1]", "{\"format\": 99}"}) {
+    try {
+      state_from_json(text, "run/checkpoints/step-00000001");
+      ADD_FAILURE() << text;
+    } catch (const CheckpointError& e) {
+      EXPECT_NE(std::string(e.what()).find("step-00000001/state.json"), std::string::npos);
+    }
+  }
+}
+
+TEST(Durations, AreReadAsPeopleWriteThem) {
+  EXPECT_EQ(seconds_of("3h50m"), 13800);
+  EXPECT_EQ(seconds_of("1d"), 86400);
+  EXPECT_EQ(seconds_of("600"), 600);
+  EXPECT_EQ(seconds_of("1.5m"), 90);
+  for (const char* bad : {"", "h", "3x", "-1s", "soon", "1e99d"})
+    EXPECT_THROW(seconds_of(bad), ConfigError) << bad;
+}
+
+TEST(StopRequests, NoticeTheFirstSignalOnly) {
+  const StopRequests requests;
+  EXPECT_FALSE(requests.stop());
+  raise(SIGUSR2);
+  EXPECT_EQ(requests.reason(), "SIGUSR2");
+}
+
+TEST(StopRequests, ASecondInterruptEndsTheProcess) {
+  EXPECT_EXIT(
+      {
+        const StopRequests requests;
+        raise(SIGINT);
+        raise(SIGINT);
+        _exit(0);
+      },
+      ::testing::ExitedWithCode(130), "");
+}
+
+class ColourSet : public MemoryDataset {
+ public:
+  explicit ColourSet(int64_t count) {
+    set_extents(2, 2);
+    classes_ = {"a", "b", "c"};
+    for (int64_t i = 0; i < count; ++i) {
+      labels_.push_back(int32_t(i * i % 3));
+      pixels_.insert(pixels_.end(), picture_bytes(), uint8_t(i));
+    }
+  }
+  std::string name(int64_t index) const override { return std::to_string(index); }
+};
+
+// Picture i speaks for class i % 3.
+Tensor logits_by_colour(const Tensor& images) {
+  const int64_t n = images.dim(0);
+  Tensor logits = Tensor::zeros({n, 3}, DType::f32);
+  for (int64_t i = 0; i < n; ++i)
+    logits.data<float>()[i * 3 + images.data<uint8_t>()[i * 12] % 3] = 1;
+  return logits;
+}
+
+TEST(Evaluate, CountsLossAndTopOneOverAllPicturesInOrder) {
+  const auto set = std::make_shared<ColourSet>(10);
+  double right = std::log(std::exp(1.0) + 2) - 1, wrong = std::log(std::exp(1.0) + 2);
+  for (int64_t batch : {1, 4, 10, 64}) {
+    Predictions predictions;
+    const Evaluation e =
+        evaluate(set, logits_by_colour, {.loader = {.batch = batch}, .predictions = &predictions});
+    EXPECT_EQ(e.images, 10);
+    // i % 3 == i * i % 3 for 0, 1, 3, 4, 6, 7, 9.
+    EXPECT_DOUBLE_EQ(e.top1, 70);
+    EXPECT_NEAR(e.loss, (7 * right + 3 * wrong) / 10, 1e-12);
+    ASSERT_EQ(predictions.labels.size(), 10u);
+    for (int64_t i = 0; i < 10; ++i) EXPECT_EQ(predictions.labels[size_t(i)], i * i % 3);
+    EXPECT_EQ(predictions.tensors()[0].second.shape(), (Shape{10, 3}));
+  }
+}
+
+TEST(Evaluate, TheLimitHoldsWithinABatch) {
+  const auto set = std::make_shared<ColourSet>(10);
+  const Evaluation e = evaluate(set, logits_by_colour, {.loader = {.batch = 4}, .limit = 6});
+  EXPECT_EQ(e.images, 6);
+  EXPECT_NEAR(e.top1, 100.0 * 4 / 6, 1e-12);
+}
+
+TEST(LayerStatistics, CountClippedValuesAndUsedCodes) {
+  const Tensor real = Tensor::of(Shape{8}, std::vector<float>{-9, -3, -1, 0, 0.9f, 1, 3, 100});
+  const Tensor codes = Tensor::of(Shape{8}, std::vector<int8_t>{-3, -3, -1, 0, 1, 1, 3, 3})
+                           .with_scale(Tensor::full({1}, 1.0f), -3, 3);
+  const LayerStatistics s = statistics_of("x", real, codes);
+  EXPECT_DOUBLE_EQ(s.clipped, 2.0 / 8);
+  EXPECT_EQ(s.codes_used, 5);
+  EXPECT_EQ(s.codes_possible, 7);
+  EXPECT_DOUBLE_EQ(s.step, 1);
+  double count = 0;
+  for (double c : s.histogram.count) count += c;
+  EXPECT_EQ(count, 8);
+  EXPECT_EQ(s.histogram.left.front(), -9);
+  EXPECT_NEAR(s.histogram.right.back(), 100, 1e-9);
+}
+
+TEST(LayerStatistics, UsesEachChannelsStepAndForgivesRelu) {
+  const Tensor weights = Tensor::of(Shape{2, 2}, std::vector<float>{1, 2, 10, 20});
+  const Tensor steps = Tensor::of(Shape{2}, std::vector<float>{1, 10});
+  const Tensor codes =
+      Tensor::of(Shape{2, 2}, std::vector<int8_t>{1, 2, 1, 2}).with_scale(steps, -2, 1 + 1);
+  EXPECT_EQ(statistics_of("w", weights, codes).clipped, 0);
+  EXPECT_DOUBLE_EQ(statistics_of("w", weights, codes).step, 5.5);
+  const Tensor real = Tensor::of(Shape{4}, std::vector<float>{-5, -6, 1.25f, 2});
+  const Tensor positive =
+      Tensor::of(Shape{4}, std::vector<int8_t>{0, 0, 1, 2}).with_scale(Tensor::full({1}, 1), 0, 2);
+  const LayerStatistics s = statistics_of("a", real, positive);
+  EXPECT_EQ(s.clipped, 0);
+  EXPECT_NEAR(s.sqnr, 10 * std::log10((1.25 * 1.25 + 4) / 0.0625), 1e-9);
+}
+
+// ---- a whole run in this process
+// --------------------------------------------------------------------------------
+
+class TrainerRun : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("trainer_test_" + std::to_string(getpid()));
+    fs::remove_all(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  void read(const std::string& more) {
+    load_config_text(experiment_,
+                     "model: {name: resnet20}\n"
+                     "data: {image_size: 16, train_images: 64, test_images: 20, workers: 0}\n" +
+                         more,
+                     "test.yaml");
+  }
+  RunFolder folder() const { return RunFolder::create({.dir = folder_.string(), .name = "run"}); }
+  Experiment experiment_;
+  fs::path folder_;
+};
+
+TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
+  read(
+      "train: {batch: 16, float: {epochs: 1, lr: 0.01}, qat: {epochs: 1, lr: 0.001}}\nquant: "
+      "{calibration: {batches: 1}}\n");
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.show_progress = false});
+  trainer.open(run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  EXPECT_EQ(trainer.steps_done(), 8);
+  EXPECT_EQ(trainer.what_was_evaluated(), "integer-program");
+  ASSERT_TRUE(trainer.last_evaluation());
+  EXPECT_EQ(trainer.last_evaluation()->images, 20);
+  EXPECT_TRUE(fs::exists(run.file("export/model.qat")));
+  const LoadedCheckpoint last = load_checkpoint(run.checkpoints() + "/step-00000008");
+  const TrainState state = state_from_json(last.content.state_json, last.folder);
+  EXPECT_EQ(state.at.phase, 2);
+}
+
+TEST_F(TrainerRun, LowersTheLossOfAFewPicturesItSeesAgain) {
+  read(
+      "train: {batch: 16, float: {epochs: 30, lr: 0.05}, qat: {epochs: 8, lr: 0.01}}\nlog: "
+      "{every: 1, histograms_every: 0}\n"
+      "eval: {batch: 20, every_epochs: 0}\n");
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.overfit_batches = 1, .show_progress = false});
+  trainer.open(run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  const std::string lines = files::read_all(run.file("metrics.jsonl"));
+  const auto loss_at = [&](size_t at) {
+    return std::stod(lines.substr(lines.find(':', lines.find("train/loss", at)) + 1));
+  };
+  const double first = loss_at(0), last = loss_at(lines.rfind("train/loss"));
+  EXPECT_GT(first, 1.5);
+  EXPECT_LT(last, 0.5 * first);
+}
+
+TEST_F(TrainerRun, RefusesAnEpochWithoutSteps) {
+  read("train: {batch: 16, accumulate: 5}\n");
+  EXPECT_THROW(Trainer(experiment_, {}), ConfigError);
+}
+
+TEST_F(TrainerRun, CalibrationGivesEveryQuantizerAStep) {
+  read("train: {batch: 16}\n");
+  const auto set = make_dataset(dataset_spec(experiment_), Split::train);
+  const auto model = build_model(experiment_, *set);
+  Loader loader(set, train_loader_spec(experiment_));
+  EXPECT_THROW(calibrate(*model, loader, 0, ForwardMode::int8), ConfigError);
+  calibrate(*model, loader, 2, ForwardMode::int8);
+  Visitor visitor;
+  visitor.quantizer = [](const std::string& name, Quantizer& quantizer) {
+    EXPECT_TRUE(quantizer.ready()) << name;
+  };
+  model->visit(visitor);
+  take_step_floors(*model);
+  for (const auto& [name, parameter] : parameters_of(*model))
+    if (parameter->kind == Parameter::Kind::step) EXPECT_GT(parameter->step_floor, 0) << name;
+  EXPECT_EQ(first_bad_parameter(parameters_of(*model), true), "");
+}
+
+}  // namespace
+}  // namespace qt

@@ -1,0 +1,203 @@
+// train/cli.cpp -- reading the command line, and the questions that need no run.
+#include "train/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+
+#include "core/base/log.h"
+#include "deploy/engine.h"
+#include "train/experiment.h"
+#include "train/signals.h"
+#include "train/version.h"
+
+namespace qt {
+namespace {
+
+const std::vector<std::string> verbs = {"train", "eval", "inspect", "data", "doctor"};
+
+const char* const footer =
+    "Exit codes: 0 done; 1 internal error; 2 usage or config; 3 data; 4 checkpoint; 5 NaN or "
+    "divergence;\n"
+    "6 out of memory; 7 peer lost; 75 stopped on request after a good checkpoint.\n"
+    "`qattrain --explain KEY` explains a config key, `--explain all` lists them.";
+
+void add_common(CLI::App& app, CommandLine& command) {
+  app.add_flag("--quiet", command.quiet, "warnings and errors only");
+  app.add_flag("-v,--verbose", command.verbose, "more");
+  app.add_option("--log-format", command.log_format, "text or json (one object a line)")
+      ->check(CLI::IsMember({"text", "json"}));
+  app.add_option("--device", command.device, "auto or cpu")->capture_default_str();
+  app.add_flag("--deterministic", command.deterministic,
+               "accepted for completeness: runs always are");
+}
+
+void add_train(CLI::App& app, CommandLine& command, std::string& max_time) {
+  app.add_option("--dump-config", command.dump_config,
+                 "print the resolved config (full or minimal) and end")
+      ->check(CLI::IsMember({"full", "minimal"}));
+  app.add_flag("--schema", command.schema, "print the JSON Schema of config files and end");
+  app.add_option("--explain", command.explain,
+                 "print what a config key means and end; all: every key");
+  app.add_option("--list", command.list,
+                 "print what is known of a kind and end: models, datasets, quantizers, optimizers, "
+                 "schedules, engines");
+  app.add_flag("--dry-run", command.dry_run,
+               "read config and data, build the network, write nothing");
+  app.add_option("--resume", command.resume, "auto, never, must, or a run or checkpoint folder")
+      ->capture_default_str();
+  app.add_option("--run-dir", command.run_dir, "where run folders are made")->capture_default_str();
+  app.add_option("--name", command.name, "of the run folder; the config's name where not given");
+  app.add_option("--seed", command.seed, "train.seed");
+  app.add_option("--max-time", max_time, "stop with a checkpoint after so long: 3h50m, 90s");
+  app.add_option("--limit-train-batches", command.limit_train_batches,
+                 "batches of an epoch, at most")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--overfit-batches", command.overfit_batches,
+                 "train on the first batches only, not augmented")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--no-progress", command.no_progress, "no progress line");
+}
+
+void add_eval(CLI::App& app, CommandLine& command) {
+  app.add_option("--predictions", command.predictions,
+                 "write logits and labels to this .safetensors file");
+  app.add_option("--engine", command.engine, "onednn or reference (plain loops)")
+      ->check(CLI::IsMember({"onednn", "reference"}))
+      ->capture_default_str();
+  app.add_option("--forward", command.forward, "int8 or exact_float; the same bits")
+      ->check(CLI::IsMember({"int8", "exact_float"}));
+  app.add_option("--limit", command.limit, "look at the first pictures only")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--config", command.data_config,
+                 "config that names the data, for a model.qat outside its run folder");
+}
+
+// An option whose value may be left out: CLI11 would take the next argument for it.
+std::string with_value(const std::string& argument) {
+  if (argument == "--dump-config") return "--dump-config=full";
+  if (argument == "--version") return "--version=short";
+  return argument;
+}
+
+std::string described(const std::string& verb) {
+  if (verb == "eval")
+    return "Accuracy of RUN: a run folder, a checkpoint folder or a model.qat file";
+  if (verb == "inspect")
+    return "Layers, bits and steps of RUN: a run folder, a checkpoint folder or a model.qat file";
+  if (verb == "data") return "Reads every picture of a config's data set and counts";
+  if (verb == "doctor") return "What this machine and this build have";
+  return "Trains a network with quantization";
+}
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (!text.ends_with('\n')) std::fputc('\n', stdout);
+  if (std::fflush(stdout) != 0) throw CheckpointError("standard output cannot be written");
+}
+
+std::vector<std::string> names_of_kind(const std::string& kind) {
+  if (kind == "models") return ModelRegistry::names();
+  if (kind == "datasets") return dataset_kinds();
+  if (kind == "quantizers") return QuantizerRegistry::names();
+  if (kind == "optimizers") return OptimizerRegistry::names();
+  if (kind == "schedules") return ScheduleRegistry::names();
+  if (kind == "engines") return EngineRegistry::names();
+  throw ConfigError("--list: unknown kind '" + kind +
+                    "'; known: models, datasets, quantizers, optimizers, schedules, engines");
+}
+
+std::string version_text(const std::string& style) {
+  std::string text = std::string("qattrain ") + version_number + " (" + version_commit + ")\n";
+  if (style == "full")
+    text += std::string("compiler: ") + __VERSION__ + "\nCUDA: not in this build's program\n";
+  return text;
+}
+
+// Whether a question was asked and answered.
+bool answer_question(const CommandLine& command) {
+  if (command.help) return print(command.help_text), true;
+  if (!command.version.empty()) return print(version_text(command.version)), true;
+  if (command.schema) return print(json_schema(Experiment(), "qattrain experiment")), true;
+  if (command.explain == "all") return print(describe_markdown(Experiment())), true;
+  if (!command.explain.empty()) return print(explain(Experiment(), command.explain)), true;
+  if (command.list.empty()) return false;
+  for (const std::string& name : names_of_kind(command.list)) print(name);
+  return true;
+}
+
+void check_device(const std::string& device) {
+  if (device == "auto" || device == "cpu") return;
+  if (device.starts_with("cuda"))
+    throw ConfigError("--device " + device + ": this build runs on the CPU; allowed: auto, cpu");
+  throw ConfigError("--device " + device + ": no such device; allowed: auto, cpu");
+}
+
+}  // namespace
+
+CommandLine parse_command_line(const std::vector<std::string>& arguments) {
+  CommandLine command;
+  command.all = arguments;
+  std::vector<std::string> rest;
+  for (size_t i = 1; i < arguments.size(); ++i) {
+    const std::string& text = arguments[i];
+    if (i == 1 && std::find(verbs.begin(), verbs.end(), text) != verbs.end()) {
+      command.verb = text;
+      continue;
+    }
+    const size_t equals = text.find('=');
+    const bool is_override = equals != std::string::npos && equals > 0 && text[0] != '-' &&
+                             text.substr(0, equals).find('/') == std::string::npos;
+    if (is_override)
+      command.overrides.push_back({text, int(i)});
+    else
+      rest.push_back(with_value(text));
+  }
+  CLI::App app(described(command.verb),
+               "qattrain" + (command.verb == "train" ? "" : " " + command.verb));
+  app.footer(footer);
+  std::string max_time;
+  const bool takes_run = command.verb == "eval" || command.verb == "inspect";
+  if (command.verb != "doctor")
+    app.add_option(takes_run ? "RUN" : "CONFIG", command.config,
+                   takes_run ? "run folder, checkpoint folder or model.qat"
+                             : "config file; then key.path=value ...");
+  add_common(app, command);
+  app.add_option("--version", command.version, "short or full")
+      ->check(CLI::IsMember({"short", "full"}));
+  if (command.verb == "train") add_train(app, command, max_time);
+  if (command.verb == "eval") add_eval(app, command);
+  std::reverse(rest.begin(), rest.end());  // CLI11 takes them from the back
+  try {
+    app.parse(rest);
+    if (!max_time.empty()) command.max_seconds = seconds_of(max_time);
+  } catch (const CLI::CallForHelp&) {
+    command.help = true;
+    command.help_text = app.help();
+  } catch (const CLI::ParseError& e) {
+    throw ConfigError(std::string("command line: ") + e.what() + " (--help lists what is allowed)");
+  }
+  return command;
+}
+
+ExitCode run_command(const CommandLine& command, CurrentRun& run) {
+  log::configure({.level = command.quiet     ? log::Level::quiet
+                           : command.verbose ? log::Level::verbose
+                                             : log::Level::normal,
+                  .json = command.log_format == "json"});
+  if (answer_question(command)) return ExitCode::done;
+  check_device(command.device);
+  if (command.verb == "doctor") return doctor_verb(command);
+  if (command.config.empty()) {
+    const bool takes_run = command.verb == "eval" || command.verb == "inspect";
+    throw ConfigError(
+        "qattrain " + command.verb + ": no " +
+        (takes_run ? "run given" : "config file given, for example configs/smoke.yaml"));
+  }
+  if (command.verb == "eval") return eval_verb(command);
+  if (command.verb == "inspect") return inspect_verb(command);
+  if (command.verb == "data") return data_verb(command);
+  return train_verb(command, run);
+}
+
+}  // namespace qt

@@ -1,0 +1,52 @@
+// train/cli.h -- the command line: which verb, which config, which options.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/config.h"
+#include "train/run_folder.h"
+
+namespace qt {
+
+struct CommandLine {
+  std::string verb = "train";
+  std::string config;                     // the config file, or RUN for eval and inspect
+  std::vector<ConfigOverride> overrides;  // key.path=value
+  std::vector<std::string> all;           // as given
+
+  std::string dump_config, explain, list, version;  // "" where not asked for
+  bool schema = false, dry_run = false, help = false;
+  std::string help_text;
+
+  std::string resume = "never";  // never, auto, must, or a path
+  std::string run_dir = "runs", name, device = "auto";
+  std::optional<int64_t> seed, limit_train_batches, overfit_batches, limit;
+  std::optional<double> max_seconds;
+  bool quiet = false, no_progress = false, deterministic = false;
+  int verbose = 0;
+  std::string log_format = "text";
+
+  std::string predictions, engine = "onednn", forward, data_config;  // eval
+};
+
+// ConfigError for what cannot be understood.
+CommandLine parse_command_line(const std::vector<std::string>& arguments);
+
+// What main needs to know of a run when an exception ends it.
+struct CurrentRun {
+  std::optional<RunFolder> folder;
+  int64_t step = 0;
+};
+
+// The program without main's catching.
+ExitCode run_command(const CommandLine& command, CurrentRun& run);
+
+// The verbs, each in its file.
+ExitCode train_verb(const CommandLine& command, CurrentRun& run);
+ExitCode eval_verb(const CommandLine& command);
+ExitCode inspect_verb(const CommandLine& command);
+ExitCode data_verb(const CommandLine& command);
+ExitCode doctor_verb(const CommandLine& command);
+
+}  // namespace qt

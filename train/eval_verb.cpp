@@ -1,0 +1,156 @@
+// train/eval_verb.cpp -- `qattrain eval RUN`, `inspect RUN`, `data CONFIG` and `doctor`.
+#include <algorithm>
+#include <cstdio>
+#include <thread>
+
+#include "core/base/log.h"
+#include "core/device/memory.h"
+#include "core/library/library.h"
+#include "deploy/engine.h"
+#include "deploy/report.h"
+#include "train/cli.h"
+#include "train/evaluate.h"
+#include "train/stored_run.h"
+#include "train/threads.h"
+#include "train/version.h"
+
+namespace qt {
+namespace {
+
+void print(const std::string& text) {
+  std::fputs(text.c_str(), stdout);
+  if (!text.ends_with('\n')) std::fputc('\n', stdout);
+  std::fflush(stdout);
+}
+
+// Logits of the stored network by the engine and arithmetic that the command line asks for.
+LogitsOf logits_of(const StoredRun& run, const CommandLine& command) {
+  const bool exact_float = command.forward == "exact_float";
+  if (!run.program) {
+    if (!command.forward.empty())
+      throw ConfigError("--forward " + command.forward + ": the " + run.what +
+                        " has no integer program");
+    return logits_of_model(*run.model, run.mode);
+  }
+  const CodePath path = exact_float ? CodePath::exact_float : CodePath::integer;
+  if (command.engine == "onednn") return logits_of_program(*run.program, path);
+  if (exact_float)
+    throw ConfigError("--engine reference knows integers only; --forward exact_float needs onednn");
+  const std::shared_ptr<const Engine> engine = make_engine("reference");
+  return [engine, &run](const Tensor& images) { return engine->run(*run.program, images).logits; };
+}
+
+std::string table_line(const std::string& name, int64_t count) {
+  return "  " + name + std::string(name.size() < 24 ? 24 - name.size() : 1, ' ') +
+         std::to_string(count) + "\n";
+}
+
+// Reads every picture; the number of bad ones.
+int64_t check_split(const DatasetSpec& spec, Split split) {
+  const auto set = make_dataset(spec, split);
+  std::vector<int64_t> counts(set->classes().size());
+  std::vector<uint8_t> pixels(set->picture_bytes());
+  std::vector<std::string> bad;
+  for (int64_t i = 0; i < set->size(); ++i) {
+    ++counts.at(size_t(set->label(i)));
+    try {
+      set->read(i, pixels.data());
+    } catch (const DataError& e) {
+      bad.push_back(e.what());
+    }
+  }
+  std::string text = std::string(name_of(split)) + ": " + std::to_string(set->size()) +
+                     " pictures of " + std::to_string(set->height()) + "x" +
+                     std::to_string(set->width()) + ", " + std::to_string(counts.size()) +
+                     " classes\n";
+  for (size_t k = 0; k < counts.size(); ++k) text += table_line(set->classes()[k], counts[k]);
+  for (const BadSample& sample : set->bad_samples()) bad.push_back(sample.cause);
+  for (const std::string& cause : bad) text += "  bad: " + cause + "\n";
+  print(text);
+  return int64_t(bad.size());
+}
+
+// The kernel that a small integer convolution runs on this machine.
+std::string integer_kernel() {
+  const Conv2dShape shape{.n = 1, .h = 8, .w = 8, .c = 32, .k = 32, .r = 3, .s = 3, .padding = 1};
+  const Tensor step = Tensor::full({1}, 1.0f);
+  const Tensor x = Tensor::zeros(shape.x_shape(), DType::i8).with_scale(step, 0, 127);
+  const Tensor w = Tensor::zeros(shape.w_shape(), DType::i8).with_scale(step, -127, 127);
+  const LibraryTrace trace;
+  current_library().conv2d_codes(x, w, shape, CodePath::integer);
+  std::string text;
+  for (const LibraryCall& call : trace.calls())
+    text += (text.empty() ? "" : ", ") + call.library + " " + call.kernel + " (" + call.arithmetic +
+            ")";
+  return text;
+}
+
+std::string instruction_sets() {
+  std::string text;
+  if (__builtin_cpu_supports("avx2")) text += "AVX2";
+  if (__builtin_cpu_supports("avx512f")) text += " AVX512";
+  if (__builtin_cpu_supports("avx512vnni")) text += " VNNI";
+  if (__builtin_cpu_supports("avx512bf16")) text += " BF16";
+  return text.empty() ? "none of AVX2, AVX512, VNNI, BF16" : text;
+}
+
+}  // namespace
+
+ExitCode eval_verb(const CommandLine& command) {
+  const StoredRun run = open_run(
+      {.path = command.config, .config = command.data_config, .overrides = command.overrides});
+  pin_threads(run.experiment->train.threads);
+  const UseLibrary library(library_by_name(command.engine));
+  Predictions predictions;
+  const Evaluation result =
+      evaluate(run.test_set, logits_of(run, command),
+               {.loader = eval_loader_spec(*run.experiment),
+                .limit = command.limit,
+                .predictions = command.predictions.empty() ? nullptr : &predictions});
+  if (!command.predictions.empty()) write_safetensors(command.predictions, predictions.tensors());
+  std::array<char, 128> text{};
+  std::snprintf(text.data(), text.size(), "%s top-1 %.2f %%, loss %.4f, %lld pictures",
+                run.program                        ? "integer-program"
+                : run.mode == ForwardMode::float32 ? "float"
+                                                   : "simulated",
+                result.top1, result.loss, static_cast<long long>(result.images));
+  print(std::string(text.data()) + "; " + run.what);
+  return ExitCode::done;
+}
+
+ExitCode inspect_verb(const CommandLine& command) {
+  const StoredRun run =
+      open_run({.path = command.config, .overrides = command.overrides, .needs_data = false});
+  if (run.program) {
+    print(inspect(*run.program));
+    return ExitCode::done;
+  }
+  std::string text = run.what + "\n";
+  for (const auto& [name, tensor] : state_of(*run.model))
+    if (tensor.defined())
+      text += "  " + name + " " + name_of(tensor.dtype()) + tensor.shape().text() + "\n";
+  print(text);
+  return ExitCode::done;
+}
+
+ExitCode data_verb(const CommandLine& command) {
+  Experiment experiment;
+  load_config(experiment, command.config, command.overrides);
+  const DatasetSpec spec = dataset_spec(experiment);
+  const int64_t bad = check_split(spec, Split::train) + check_split(spec, Split::test);
+  if (bad > 0 && spec.on_error == OnError::stop)
+    throw DataError(std::to_string(bad) +
+                    " pictures cannot be read; data.on_error=skip would leave them out");
+  return ExitCode::done;
+}
+
+ExitCode doctor_verb(const CommandLine&) {
+  print(std::string("qattrain ") + version_number + " (" + version_commit +
+        ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) +
+        ", threads used: " + std::to_string(pin_threads(0)) +
+        "\ninstruction sets: " + instruction_sets() + "\nlibrary: " + current_library().name() +
+        "\ninteger convolution: " + integer_kernel() + "\ndevice: cpu");
+  return ExitCode::done;
+}
+
+}  // namespace qt

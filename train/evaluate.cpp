@@ -1,0 +1,101 @@
+// train/evaluate.cpp -- walking the test pictures, and batch normalization's statistics measured
+// anew.
+#include "train/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "deploy/engine.h"
+#include "train/network.h"
+
+namespace qt {
+namespace {
+
+// Summed over the rows, in double.
+double cross_entropy(const Tensor& logits, const Tensor& labels) {
+  const int64_t classes = logits.dim(-1);
+  double total = 0;
+  for (int64_t row = 0; row < labels.elements(); ++row) {
+    const float* at = logits.data<float>() + row * classes;
+    const double most = *std::max_element(at, at + classes);
+    double sum = 0;
+    for (int64_t k = 0; k < classes; ++k) sum += std::exp(double(at[k]) - most);
+    total += std::log(sum) + most - double(at[labels.data<int64_t>()[row]]);
+  }
+  return total;
+}
+
+// The first n rows.
+Tensor head(const Tensor& x, int64_t n) {
+  std::vector<int64_t> extents = x.shape().vector();
+  if (extents.at(0) <= n) return x;
+  extents[0] = n;
+  Tensor part = Tensor::empty(Shape(extents), x.dtype());
+  std::memcpy(part.raw(), x.raw(), part.bytes());
+  return part;
+}
+
+}  // namespace
+
+NamedTensors Predictions::tensors() const {
+  const int64_t n = int64_t(labels.size());
+  const int64_t classes = n ? int64_t(logits.size()) / n : 0;
+  return {{"logits", Tensor::of(Shape{n, classes}, logits)},
+          {"labels", Tensor::of(Shape{n}, labels)}};
+}
+
+Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsOf& logits_of,
+                    const EvaluateOptions& options) {
+  const Tape::Pause pause;
+  Loader loader(dataset, options.loader);
+  const int64_t limit = std::min(options.limit.value_or(dataset->size()), dataset->size());
+  Evaluation result;
+  int64_t correct = 0;
+  loader.start_epoch(0);
+  for (Batch batch; result.images < limit && loader.next(batch);) {
+    const int64_t n = std::min(batch.labels.elements(), limit - result.images);
+    const Tensor labels = head(batch.labels, n), logits = logits_of(head(batch.images, n));
+    result.images += n;
+    result.loss += cross_entropy(logits, labels);
+    correct += count_top1(logits, labels);
+    if (options.predictions) {
+      const auto rows = logits.to_vector<float>();
+      const auto truth = labels.to_vector<int64_t>();
+      options.predictions->logits.insert(options.predictions->logits.end(), rows.begin(),
+                                         rows.end());
+      options.predictions->labels.insert(options.predictions->labels.end(), truth.begin(),
+                                         truth.end());
+    }
+    if (options.stop && options.stop()) break;
+  }
+  if (result.images) result.loss /= double(result.images);
+  if (result.images) result.top1 = 100.0 * double(correct) / double(result.images);
+  return result;
+}
+
+LogitsOf logits_of_model(Model& model, ForwardMode mode) {
+  return [&model, mode](const Tensor& images) {
+    return model.forward(images, {.mode = mode}).value();
+  };
+}
+
+LogitsOf logits_of_program(const Program& program, CodePath path) {
+  return [&program, path](const Tensor& images) { return run_logits(program, images, path); };
+}
+
+void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode) {
+  const Tape::Pause pause;
+  const auto norms = norms_of(model);
+  std::vector<std::pair<float, bool>> before;
+  for (const BatchNormState* norm : norms) before.emplace_back(norm->momentum, norm->frozen);
+  loader.start_epoch(epoch);
+  Batch batch;
+  for (int i = 0; i < batches && loader.next(batch); ++i) {
+    for (BatchNormState* norm : norms) norm->momentum = 1.0f / float(i + 1), norm->frozen = false;
+    model.forward(batch.images, {.mode = mode, .training = true});
+  }
+  for (size_t i = 0; i < norms.size(); ++i)
+    std::tie(norms[i]->momentum, norms[i]->frozen) = before[i];
+}
+
+}  // namespace qt

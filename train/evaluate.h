@@ -1,0 +1,52 @@
+// train/evaluate.h -- how good a network is on the test pictures.
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/tensor/safetensors.h"
+#include "data/loader.h"
+#include "deploy/program.h"
+#include "layers/model.h"
+
+namespace qt {
+
+struct Evaluation {
+  double loss = 0;  // mean cross entropy
+  double top1 = 0;  // percent
+  int64_t images = 0;
+};
+
+// What `eval --predictions` writes: logits f32 [N, classes] and labels i64 [N] in the order of the
+// data set.
+struct Predictions {
+  std::vector<float> logits;
+  std::vector<int64_t> labels;
+  NamedTensors tensors() const;
+};
+
+// Logits f32 [n, classes] of u8 images [n, h, w, 3].
+using LogitsOf = std::function<Tensor(const Tensor& images)>;
+
+struct EvaluateOptions {
+  LoaderSpec loader;
+  std::optional<int64_t> limit = {};  // look at the first pictures only
+  Predictions* predictions = nullptr;
+  std::function<bool()> stop = {};  // asked between batches; true ends early
+};
+Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsOf& logits_of,
+                    const EvaluateOptions& options);
+
+// Running statistics, no tape.
+LogitsOf logits_of_model(Model& model, ForwardMode mode);
+// The integer program on the library's kernels.
+LogitsOf logits_of_program(const Program& program, CodePath path);
+
+// Replaces the running statistics of every batch normalization by the average over `batches`
+// training batches (cumulative; Yao et al. 2021, "Rethinking Batch in BatchNorm"). The order of
+// pictures depends on `epoch` only.
+void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode);
+
+}  // namespace qt

@@ -1,0 +1,151 @@
+// train/experiment.cpp -- rules that span several keys, and the specs of the other rooms made from
+// a config.
+#include "train/experiment.h"
+
+#include <fnmatch.h>
+
+#include <set>
+
+#include "core/base/files.h"
+
+namespace qt {
+namespace {
+
+// What an override says about weights and activations: only keys that were set.
+void apply(const WeightQuantConfig& from, QuantSpec& spec, bool all) {
+  if (all || from.kind.is_set()) spec.kind = from.kind;
+  if (all || from.bits.is_set()) spec.bits = from.bits;
+  if (all || from.granularity.is_set()) spec.per_channel = from.granularity == "channel";
+  if (all || from.range_.is_set()) spec.narrow = from.range_ == "narrow";
+}
+
+void apply(const ActivationQuantConfig& from, QuantSpec& spec, bool all) {
+  if (all || from.kind.is_set()) spec.kind = from.kind;
+  if (all || from.bits.is_set()) spec.bits = from.bits;
+  if (all || from.range_.is_set()) spec.narrow = from.range_ == "narrow";
+  if (all || from.unsigned_full.is_set()) spec.unsigned_full = from.unsigned_full;
+  if (all || from.momentum.is_set()) spec.momentum = from.momentum;
+}
+
+ResidualPolicy residual_policy(const std::string& name) {
+  if (name == "both") return ResidualPolicy::both;
+  return name == "none" ? ResidualPolicy::none : ResidualPolicy::identity;
+}
+
+// matched receives the patterns that some layer's name fits.
+QuantPolicy quant_policy(const QuantConfig& config,
+                         const std::shared_ptr<std::set<std::string>>& matched) {
+  QuantPolicy policy;
+  apply(config.weights, policy.weights, true);
+  apply(config.activations, policy.activations, true);
+  policy.activations.count_elements = config.grad_scale_count == "elements";
+  policy.first_layer_bits = config.first_layer.bits;
+  policy.last_layer_bits = config.last_layer.bits;
+  policy.residual = residual_policy(config.residual);
+  policy.overrides = [&config, matched](const std::string& name, QuantSpec& weights,
+                                        QuantSpec& activations) {
+    for (const auto& [pattern, section] : config.overrides) {
+      if (fnmatch(pattern.c_str(), name.c_str(), 0) != 0) continue;
+      matched->insert(pattern);
+      apply(section.weights, weights, false);
+      apply(section.activations, activations, false);
+    }
+  };
+  return policy;
+}
+
+std::array<double, 3> triple(const std::vector<double>& list) {
+  return {list.at(0), list.at(1), list.at(2)};
+}
+
+}  // namespace
+
+void DataConfig::check(ConfigProblems& problems) const {
+  if (kind != "generated" && path->empty())
+    problems.add(path, "data.kind " + kind.get() + " needs the folder of the data set");
+}
+
+void TrainConfig::check(ConfigProblems& problems) const {
+  if (float_phase.epochs == 0 && qat_phase.epochs == 0)
+    problems.add(qat_phase.epochs, "both phases have 0 epochs: nothing would be trained");
+  if (forward == "float" && qat_phase.epochs > 0)
+    problems.add(forward,
+                 "QAT needs int8, exact_float or fake_quant; for float training alone set "
+                 "train.qat.epochs to 0");
+}
+
+std::string config_hash(const Experiment& experiment) { return files::hash_of(dump(experiment)); }
+
+DatasetSpec dataset_spec(const Experiment& experiment) {
+  const DataConfig& data = experiment.data;
+  DatasetSpec spec;
+  spec.kind = data.kind;
+  spec.path = data.path;
+  spec.seed = uint64_t(data.seed.get());
+  spec.image_size = data.image_size;
+  spec.resize_size = data.resize_size;
+  spec.train_images = data.train_images;
+  spec.test_images = data.test_images;
+  spec.on_error = on_error_from(data.on_error);
+  spec.max_bad_fraction = data.max_bad_fraction;
+  spec.cache_bytes = data.cache_megabytes.get() << 20;
+  return spec;
+}
+
+LoaderSpec train_loader_spec(const Experiment& experiment) {
+  const DataConfig& data = experiment.data;
+  LoaderSpec spec;
+  spec.batch = experiment.train.batch;
+  spec.shuffle = true;
+  spec.drop_last = true;
+  spec.seed = uint64_t(experiment.train.seed.get());
+  spec.augment.crop = crop_from(data.augmentation.crop);
+  spec.augment.crop_padding = data.augmentation.crop_padding;
+  spec.augment.flip = data.augmentation.flip;
+  spec.workers = data.workers;
+  spec.prefetch = data.prefetch;
+  return spec;
+}
+
+LoaderSpec eval_loader_spec(const Experiment& experiment) {
+  LoaderSpec spec;
+  spec.batch = experiment.eval.batch;
+  spec.workers = experiment.data.workers;
+  spec.prefetch = experiment.data.prefetch;
+  return spec;
+}
+
+std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& dataset) {
+  if (dataset.height() != dataset.width())
+    throw ConfigError("the pictures are " + std::to_string(dataset.height()) + " x " +
+                      std::to_string(dataset.width()) +
+                      "; networks take square ones: set data.image_size");
+  const auto matched = std::make_shared<std::set<std::string>>();
+  ModelSpec spec;
+  spec.name = experiment.model.name;
+  spec.image_size = dataset.height();
+  spec.classes = int64_t(dataset.classes().size());
+  spec.stem = experiment.model.stem;
+  spec.hidden.assign(experiment.model.hidden->begin(), experiment.model.hidden->end());
+  spec.mean = triple(experiment.data.mean);
+  spec.std = triple(experiment.data.std);
+  spec.seed = uint64_t(experiment.train.seed.get());
+  spec.quant = quant_policy(experiment.quant, matched);
+  std::unique_ptr<Model> model = make_model(spec);
+  for (const auto& [pattern, section] : experiment.quant.overrides) {
+    if (matched->count(pattern)) continue;
+    std::string names;
+    for (const Model::Step& step : model->steps()) names += (names.empty() ? "" : ", ") + step.name;
+    throw ConfigError("quant.overrides: no layer matches '" + pattern + "'; layers: " + names);
+  }
+  return model;
+}
+
+Precision backward_precision(const Experiment& experiment) {
+  const std::string& name = experiment.train.backward;
+  if (name == "auto")
+    return __builtin_cpu_supports("avx512bf16") ? Precision::bf16 : Precision::f32;
+  return name == "bf16" ? Precision::bf16 : Precision::f32;
+}
+
+}  // namespace qt

@@ -1,0 +1,48 @@
+// train/main.cpp -- the program: the only place that catches, and what each error becomes.
+#include <cstdio>
+#include <new>
+
+#include "core/base/log.h"
+#include "train/cli.h"
+
+namespace {
+
+// One line for people, the exit code for scripts, STATUS.json for whoever looks at the run folder.
+int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& message) {
+  if (message.find(": error: ") !=
+      std::string::npos)  // config errors carry their place and are a list
+    std::fprintf(stderr, "%s\n", message.c_str());
+  else
+    qt::log::error(message);
+  qt::log::flush();
+  try {
+    if (run.folder)
+      run.folder->write_status({.state = qt::RunState::failed,
+                                .step = run.step,
+                                .exit_code = int(code),
+                                .message = message});
+  } catch (const std::exception&) {
+    // A full disk has been named already.
+  }
+  return int(code);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  qt::CurrentRun run;
+  try {
+    const qt::CommandLine command = qt::parse_command_line({argv, argv + argc});
+    const int code = int(qt::run_command(command, run));
+    qt::log::flush();
+    return code;
+  } catch (const qt::InternalError& e) {
+    return failed(run, qt::ExitCode::internal, std::string("internal error: ") + e.what());
+  } catch (const qt::Error& e) {
+    return failed(run, e.code(), e.what());
+  } catch (const std::bad_alloc&) {
+    return failed(run, qt::ExitCode::out_of_memory, "out of memory");
+  } catch (const std::exception& e) {
+    return failed(run, qt::ExitCode::internal, std::string("internal error: ") + e.what());
+  }
+}

@@ -1,0 +1,79 @@
+// train/metrics.cpp -- lines of metrics.jsonl, and where a resume cuts them.
+#include "train/metrics.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+
+namespace qt {
+namespace {
+
+using nlohmann::json;
+
+// The step of a line, nothing where the line is damaged (a crash can tear the last one).
+std::optional<int64_t> step_of(const std::string& line) {
+  const json j = json::parse(line, nullptr, /*allow_exceptions=*/false);
+  if (!j.is_object() || !j.contains("step") || !j["step"].is_number_integer()) return {};
+  return j["step"].get<int64_t>();
+}
+
+void cut_after(const std::string& path, int64_t last_step) {
+  if (!files::exists(path)) return;
+  const std::string text = files::read_all(path);
+  std::string kept;
+  int damaged = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t newline = text.find('\n', begin);
+    const size_t end = newline == std::string::npos ? text.size() : newline + 1;
+    const std::string line = text.substr(begin, end - begin);
+    const auto step = newline == std::string::npos ? std::nullopt : step_of(line);
+    damaged += !step;
+    if (step && *step <= last_step) kept += line;
+    begin = end;
+  }
+  if (damaged) log::warn(path + ": dropped " + std::to_string(damaged) + " damaged line(s)");
+  if (kept != text) files::write_atomically(path, kept);
+}
+
+files::RecordFile open_lines(const std::string& run_folder, std::optional<int64_t> resumed_step) {
+  const std::string path = run_folder + "/metrics.jsonl";
+  if (resumed_step)
+    cut_after(path, *resumed_step);
+  else if (files::exists(path) && files::InputFile(path).size() > 0)
+    throw CheckpointError(path + " holds another run's numbers, and this run does not resume it");
+  return {path, files::RecordFile::Open::append};
+}
+
+json number(double value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";
+  return value;
+}
+
+}  // namespace
+
+std::string metrics_line(int64_t step, int64_t epoch, const NamedValues& values) {
+  std::string line = "{\"step\":" + std::to_string(step) + ",\"epoch\":" + std::to_string(epoch);
+  for (const auto& [name, value] : values)
+    line += "," + json(name).dump() + ":" + number(value).dump();
+  return line + "}\n";
+}
+
+MetricsLog::MetricsLog(const std::string& run_folder, std::optional<int64_t> resumed_step)
+    : lines_(open_lines(run_folder, resumed_step)), events_(run_folder) {
+  events_.session_start(resumed_step ? *resumed_step + 1 : 0);
+}
+
+void MetricsLog::write(int64_t step, int64_t epoch, const NamedValues& values) {
+  lines_.append(metrics_line(step, epoch, values));
+  for (const auto& [name, value] : values) events_.scalar(name, step, value);
+}
+
+void MetricsLog::sync() {
+  lines_.sync();
+  events_.sync();
+}
+
+}  // namespace qt

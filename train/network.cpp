@@ -1,0 +1,111 @@
+// train/network.cpp -- visits to a network's parameters, and the start of quantization.
+#include "train/network.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "core/base/files.h"
+#include "train/checkpoint.h"
+
+namespace qt {
+namespace {
+
+constexpr float floor_share = 1e-3f;  // of the first step
+
+// Where a quantizer keeps a floor and has not set it.
+void set_missing_floor(Quantizer& quantizer) {
+  Tensor* floor = quantizer.step_floor();
+  if (!floor || (floor->defined() && floor->data<float>()[0] > 0)) return;
+  const auto values = quantizer.step()->var.value().to_vector<float>();
+  *floor = Tensor::full({1}, floor_share * *std::min_element(values.begin(), values.end()));
+}
+
+NamedTensors tensors_at(const std::string& path) {
+  namespace fs = std::filesystem;
+  if (path.ends_with(".safetensors")) return read_safetensors(path).tensors;
+  if (files::exists(path + "/MANIFEST.json"))
+    return load_checkpoint(path).content.tensors("model.safetensors");
+  if (fs::is_directory(path + "/checkpoints")) {
+    const auto newest = CheckpointStore(path + "/checkpoints", 1, 0).load_newest();
+    if (newest) return newest->content.tensors("model.safetensors");
+  }
+  throw CheckpointError("there is no network in '" + path +
+                        "'; allowed: a run folder, a checkpoint folder, a .safetensors file");
+}
+
+}  // namespace
+
+std::vector<NamedParameter> parameters_of(Model& model) {
+  std::vector<NamedParameter> list;
+  Visitor visitor;
+  visitor.parameter = [&](const std::string& name, Parameter& parameter) {
+    list.push_back({name, &parameter});
+  };
+  model.visit(visitor);
+  return list;
+}
+
+std::vector<BatchNormState*> norms_of(Model& model) {
+  std::vector<BatchNormState*> list;
+  for (const Model::Step& step : model.steps())
+    if (auto* unit = dynamic_cast<ConvUnit*>(step.layer.get())) list.push_back(&unit->norm());
+  return list;
+}
+
+NamedTensors saved_state(Model& model) {
+  NamedTensors list;
+  for (const auto& [name, tensor] : state_of(model))
+    if (tensor.defined()) list.emplace_back(name, tensor);
+  return list;
+}
+
+void init_from(Model& model, const std::string& path) {
+  try {
+    load_state(model, tensors_at(path), true);
+  } catch (const CheckpointError& e) {
+    throw CheckpointError("train.init_from: " + std::string(e.what()));
+  }
+}
+
+void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode) {
+  const Tape::Pause pause;
+  loader.start_epoch(0);
+  Batch batch;
+  for (int i = 0; i < batches && loader.next(batch); ++i)
+    model.forward(batch.images, {.mode = mode, .calibrate = true});
+  Visitor visitor;
+  visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
+    if (quantizer.step() && !quantizer.ready())
+      throw ConfigError(
+          name + " has no step: " +
+          (batches == 0
+               ? "quant.calibration.batches is 0 and the checkpoint of train.init_from has none"
+               : "calibration did not reach it"));
+    if (quantizer.step()) set_missing_floor(quantizer);
+  };
+  model.visit(visitor);
+}
+
+void take_step_floors(Model& model) {
+  Visitor visitor;
+  visitor.quantizer = [](const std::string&, Quantizer& quantizer) {
+    const Tensor* floor = quantizer.step_floor();
+    if (quantizer.step() && floor && floor->defined())
+      quantizer.step()->step_floor = floor->data<float>()[0];
+  };
+  model.visit(visitor);
+}
+
+std::string first_bad_parameter(const std::vector<NamedParameter>& parameters, bool quantized) {
+  for (const auto& [name, parameter] : parameters) {
+    if (parameter->kind == Parameter::Kind::weight || !parameter->var.value().defined()) continue;
+    const bool positive = parameter->kind == Parameter::Kind::step;
+    if (positive && !quantized) continue;
+    for (float value : parameter->var.value().to_vector<float>())
+      if (!std::isfinite(value) || (positive && !(value > 0))) return name;
+  }
+  return "";
+}
+
+}  // namespace qt

@@ -1,0 +1,37 @@
+// train/network.h -- what the trainer asks of a whole network: its parts by kind, first weights,
+// first steps, its state.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/tensor/safetensors.h"
+#include "data/loader.h"
+#include "layers/model.h"
+#include "train/optimizer.h"
+
+namespace qt {
+
+std::vector<NamedParameter> parameters_of(Model& model);
+std::vector<BatchNormState*> norms_of(Model& model);
+
+// Parameters and buffers that have a value: quantizer steps have none before calibration.
+NamedTensors saved_state(Model& model);
+
+// path: a run folder (its newest checkpoint), a checkpoint folder, or a .safetensors file.
+// CheckpointError where there is no such thing or it is of another network.
+void init_from(Model& model, const std::string& path);
+
+// Chooses the steps of all quantizers from weights and from `batches` training batches; sets the
+// floor of each step to a thousandth of what was chosen. batches = 0: ConfigError where a quantizer
+// has no step yet.
+void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode);
+
+// Parameter::step_floor of every step, from the floors that the quantizers keep
+// (Quantizer::step_floor).
+void take_step_floors(Model& model);
+
+// The name of the first norm or bias that is not finite, or quantizer step that is not positive and
+// finite (only where quantized: steps are 0 until they are chosen); "" where all are good.
+std::string first_bad_parameter(const std::vector<NamedParameter>& parameters, bool quantized);
+
+}  // namespace qt

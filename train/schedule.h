@@ -1,0 +1,53 @@
+// train/schedule.h -- learning rates as functions of the step: warm-up, then what a registered
+// schedule says.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/base/config.h"
+#include "core/base/registry.h"
+
+namespace qt {
+
+struct ScheduleConfig;
+
+// Requires: 0 <= epoch <= epochs, both counted from the end of the warm-up. Ensures: a factor in 0
+// .. 1.
+class Schedule {
+ public:
+  virtual ~Schedule() = default;
+  virtual double factor(double epoch, double epochs) const = 0;
+};
+// Registered in the schedule's file.
+using ScheduleRegistry = Registry<Schedule, const ScheduleConfig&>;
+
+struct ScheduleConfig : Section {
+  using Section::Section;
+  Key<std::string> kind{this, "kind", "cosine", one_of_names(ScheduleRegistry::names),
+                        "shape after the warm-up"};
+  Key<double> warmup_epochs{this, "warmup_epochs", 0, at_least(0), "linear rise from zero"};
+  Key<std::vector<double>> milestones{
+      this, "milestones", {}, greater_than(0), "step: epochs of the phase that lower it"};
+  Key<double> gamma{this, "gamma", 0.1, range(0, 1), "step: factor at each milestone"};
+  Key<double> min_lr{this, "min_lr", 0, at_least(0),
+                     "the learning rate where the schedule's factor is zero"};
+};
+
+// The learning rate of every step of one phase.
+class LearningRate {
+ public:
+  LearningRate(const ScheduleConfig& config, double highest, int64_t steps_per_epoch,
+               int64_t steps);
+  // Step 0 .. steps-1. Warm-up of w steps: highest * (step + 1) / w; then min_lr + (highest -
+  // min_lr) * factor.
+  double at(int64_t step) const;
+
+ private:
+  std::unique_ptr<Schedule> schedule_;
+  double highest_, lowest_;
+  int64_t steps_per_epoch_, steps_, warmup_;
+};
+
+}  // namespace qt

@@ -1,0 +1,83 @@
+// train/signals.cpp -- handlers that only set a flag.
+#include "train/signals.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <charconv>
+#include <csignal>
+
+#include "core/base/error.h"
+
+namespace qt {
+namespace {
+
+constexpr std::array<int, 4> watched = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
+volatile std::sig_atomic_t received = 0;  // a handler can reach nothing but a global
+
+void note_signal(int signal) {
+  if (signal == SIGINT && received == SIGINT) _exit(128 + SIGINT);
+  received = signal;
+}
+
+const char* name_of_signal(int signal) {
+  switch (signal) {
+    case SIGTERM: return "SIGTERM";
+    case SIGINT: return "SIGINT";
+    case SIGUSR1: return "SIGUSR1";
+    default: return "SIGUSR2";
+  }
+}
+
+}  // namespace
+
+StopRequests::StopRequests(std::optional<double> seconds_allowed) {
+  if (seconds_allowed)
+    deadline_ = std::chrono::steady_clock::now() +
+                std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                    std::chrono::duration<double>(*seconds_allowed));
+  received = 0;
+  struct sigaction action {};
+  action.sa_handler = note_signal;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  for (int signal : watched) sigaction(signal, &action, nullptr);
+}
+
+StopRequests::~StopRequests() {
+  for (int signal : watched) std::signal(signal, SIG_DFL);
+}
+
+std::string StopRequests::reason() const {
+  if (received != 0) return name_of_signal(received);
+  if (deadline_ && std::chrono::steady_clock::now() >= *deadline_) return "--max-time";
+  return "";
+}
+
+double seconds_of(const std::string& duration) {
+  const auto refuse = [&] {
+    return ConfigError("'" + duration +
+                       "' is no duration; write for example 3h50m, 90s, 1d or 600 (seconds)");
+  };
+  double total = 0;
+  const char *at = duration.data(), *end = at + duration.size();
+  if (at == end) throw refuse();
+  while (at != end) {
+    double number = 0;
+    const auto [next, error] = std::from_chars(at, end, number);
+    if (error != std::errc{} || !(number >= 0)) throw refuse();
+    const char unit = next == end ? 's' : *next;
+    at = next == end ? next : next + 1;
+    switch (unit) {
+      case 's': total += number; break;
+      case 'm': total += number * 60; break;
+      case 'h': total += number * 3600; break;
+      case 'd': total += number * 86400; break;
+      default: throw refuse();
+    }
+  }
+  if (!(total < 1e9)) throw refuse();
+  return total;
+}
+
+}  // namespace qt

@@ -1,0 +1,45 @@
+// train/state.h -- where a run stands: everything beside tensors that a resumed run needs to go on
+// bit for bit.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace qt {
+
+// The next thing to do is step `step` of epoch `epoch` of phase `phase`, all counted from 0.
+struct Position {
+  int64_t phase = 0, epoch = 0, step = 0;
+  int64_t epochs_done = 0, steps_done = 0;  // over all phases
+  bool calibrated = false;                  // quantizer steps of this phase have been chosen
+};
+
+// Running sums since the last line of metrics.jsonl.
+struct Meter {
+  double loss = 0;  // summed over images
+  int64_t correct = 0, images = 0;
+  void add(double mean_loss, int64_t correct_now, int64_t images_now) {
+    loss += mean_loss * double(images_now);
+    correct += correct_now;
+    images += images_now;
+  }
+  double mean_loss() const { return images ? loss / double(images) : 0; }
+  double top1() const { return images ? 100.0 * double(correct) / double(images) : 0; }
+};
+
+struct TrainState {
+  Position at;
+  Meter meter;
+  std::optional<double> best_top1;  // of the last phase, percent
+  int64_t projections = 0;          // quantizer steps lifted to their floor so far
+  // What the bits depend on beside the tensors.
+  int64_t seed = 0;
+  int threads = 0;
+  std::string library, config_hash, program_version;
+};
+
+std::string to_json(const TrainState& state);
+// where names the checkpoint in messages. CheckpointError for anything but what to_json wrote.
+TrainState state_from_json(const std::string& text, const std::string& where);
+
+}  // namespace qt

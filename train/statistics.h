@@ -1,0 +1,33 @@
+// train/statistics.h -- what quantization does to each layer, measured on one batch: for
+// TensorBoard.
+#pragma once
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "layers/model.h"
+#include "train/metrics.h"
+
+namespace qt {
+
+struct LayerStatistics {
+  std::string name;         // "layer1.0.conv1.weight_quant"
+  double step = 0;          // mean over channels
+  double clipped = 0;       // share of values outside lo..hi; of unsigned codes only those above hi
+  int codes_used = 0;       // different codes that occur
+  int codes_possible = 0;   // hi - lo + 1
+  double sqnr = 0;          // signal to quantization noise of the values within reach, dB
+  HistogramBars histogram;  // of the real values
+};
+
+// real: f32; codes: i8 or u8 of its shape with step [1], or [k] per first-axis channel.
+LayerStatistics statistics_of(const std::string& name, const Tensor& real, const Tensor& codes);
+
+// One evaluation pass over images with an observer.
+std::vector<LayerStatistics> layer_statistics(Model& model, const Tensor& images, ForwardMode mode);
+
+// Scalars quant/{step,clipped,codes_used,sqnr_db}/NAME and histograms values/NAME.
+void write_statistics(MetricsLog& metrics, int64_t step,
+                      const std::vector<LayerStatistics>& layers);
+
+}  // namespace qt

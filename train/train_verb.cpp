@@ -1,0 +1,126 @@
+// train/train_verb.cpp -- `qattrain CONFIG`: the run folder, the trainer and the last line.
+#include <cstdio>
+#include <filesystem>
+
+#include "core/base/log.h"
+#include "core/library/library.h"
+#include "train/cli.h"
+#include "train/trainer.h"
+#include "train/version.h"
+
+namespace qt {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Place {
+  RunRequest request;
+  std::string checkpoint;  // a folder to continue from; "": the newest
+};
+
+// From --run-dir, --name and --resume.
+Place place_of(const CommandLine& command) {
+  Place place;
+  place.request.dir = command.run_dir;
+  place.request.name =
+      command.name.empty() ? fs::path(command.config).stem().string() : command.name;
+  place.request.name_given = !command.name.empty();
+  if (command.resume == "never") return place;
+  if (command.resume == "auto" || command.resume == "must") {
+    place.request.resume = command.resume == "auto" ? Resume::automatic : Resume::must;
+    return place;
+  }
+  fs::path path = fs::absolute(command.resume).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  if (files::exists((path / "MANIFEST.json").string())) {
+    place.checkpoint = path.string();
+    path = path.parent_path().parent_path();
+  }
+  if (!files::exists((path / "checkpoints").string()))
+    throw CheckpointError(
+        "--resume: there is no run or checkpoint in '" + command.resume +
+        "'; allowed: auto, never, must, or the path of a run or checkpoint folder");
+  place.request = {
+      .dir = path.parent_path().string(), .name = path.filename().string(), .resume = Resume::must};
+  return place;
+}
+
+std::optional<LoadedCheckpoint> checkpoint_of(const RunFolder& folder, const Place& place,
+                                              const CheckpointConfig& config) {
+  if (!folder.resumed()) return {};
+  if (!place.checkpoint.empty()) return load_checkpoint(place.checkpoint);
+  auto newest =
+      CheckpointStore(folder.checkpoints(), config.keep_last, config.keep_best).load_newest();
+  if (!newest && place.request.resume == Resume::must)
+    throw CheckpointError("there is no checkpoint in " + folder.checkpoints() + " (--resume=must)");
+  return newest;
+}
+
+void write_run_files(const RunFolder& folder, const CommandLine& command,
+                     const Experiment& experiment, const Trainer& trainer) {
+  std::vector<std::string> overrides;
+  for (const ConfigOverride& item : command.overrides) overrides.push_back(item.text);
+  folder.write_config(dump(experiment), files::read_all(command.config), overrides);
+  folder.write_environment(command.all, {{"version", version_number},
+                                         {"git", version_commit},
+                                         {"compiler", __VERSION__},
+                                         {"device", "cpu"},
+                                         {"library", current_library().name()},
+                                         {"run", trainer.summary()}});
+}
+
+std::string last_line(const Trainer& trainer, const RunFolder& folder) {
+  std::array<char, 128> text{};
+  std::snprintf(text.data(), text.size(), "%s top-1 %.2f %%", trainer.what_was_evaluated().c_str(),
+                trainer.last_evaluation()->top1);
+  std::string line = text.data();
+  if (trainer.best_top1()) {
+    std::snprintf(text.data(), text.size(), " (best %.2f %%)", *trainer.best_top1());
+    line += text.data();
+  }
+  return line + ", " + std::to_string(trainer.last_evaluation()->images) + " pictures; " +
+         folder.path();
+}
+
+void print(const std::string& text) {
+  std::fputs((text + "\n").c_str(), stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace
+
+ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
+  const StopRequests requests(command.max_seconds);
+  Experiment experiment;
+  load_config(experiment, command.config, command.overrides);
+  if (command.seed) experiment.train.seed.set(*command.seed, "--seed");
+  if (!command.dump_config.empty()) {
+    print(
+        dump(experiment, command.dump_config == "minimal" ? DumpStyle::minimal : DumpStyle::full));
+    return ExitCode::done;
+  }
+  const Place place = place_of(command);
+  Trainer trainer(experiment, {.limit_train_batches = command.limit_train_batches,
+                               .overfit_batches = command.overfit_batches,
+                               .show_progress = !command.quiet && !command.no_progress,
+                               .steps_done = &run.step});
+  if (command.dry_run) {
+    print(trainer.summary());
+    return ExitCode::done;
+  }
+  run.folder.emplace(RunFolder::create(place.request));
+  const RunFolder& folder = *run.folder;
+  folder.write_status({.state = RunState::running, .step = 0, .exit_code = {}, .message = ""});
+  write_run_files(folder, command, experiment, trainer);
+  trainer.open(folder, checkpoint_of(folder, place, experiment.checkpoint));
+  const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;
+  const ExitCode code = stopped ? ExitCode::stopped : ExitCode::done;
+  folder.write_status({.state = stopped ? RunState::stopped : RunState::done,
+                       .step = trainer.steps_done(),
+                       .exit_code = int(code),
+                       .message = stopped ? requests.reason() : ""});
+  if (!stopped) print(last_line(trainer, folder));
+  return code;
+}
+
+}  // namespace qt

@@ -1,0 +1,105 @@
+// train/trainer.h -- a run: float training, calibration, quantization-aware training, and where it
+// stands.
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/experiment.h"
+#include "train/run_folder.h"
+#include "train/signals.h"
+#include "train/state.h"
+#include "train/training_log.h"
+
+namespace qt {
+
+// What the command line adds to a config.
+struct TrainerOptions {
+  std::optional<int64_t> limit_train_batches = {};  // an epoch has at most so many steps
+  std::optional<int64_t> overfit_batches =
+      {};  // every epoch is the first so many batches, in file order, not augmented
+  bool show_progress = true;
+  int64_t* steps_done = nullptr;  // kept up to date, for whoever reports a failure
+};
+
+struct Phase {
+  std::string name;  // "float", "qat"
+  const PhaseConfig* config;
+  ForwardMode mode;
+};
+// Those with epochs.
+std::vector<Phase> plan(const Experiment& experiment);
+
+class Trainer {
+ public:
+  enum class Outcome { done, stopped };
+
+  Trainer(const Experiment& experiment, const TrainerOptions& options);
+
+  // From here on the run has a folder. Continues the given checkpoint, or the first step with
+  // train.init_from.
+  void open(const RunFolder& folder, const std::optional<LoadedCheckpoint>& from);
+  Outcome run(const StopRequests& requests);
+
+  int64_t steps_done() const { return state_.at.steps_done; }
+  const std::optional<Evaluation>& last_evaluation() const { return last_evaluation_; }
+  const std::optional<double>& best_top1() const { return state_.best_top1; }
+  std::string what_was_evaluated() const;  // "integer-program", "float", "simulated"
+  std::string summary() const;             // for --dry-run and the log
+
+ private:
+  const Phase& phase() const { return plan_.at(size_t(state_.at.phase)); }
+  bool last_phase() const { return state_.at.phase + 1 == int64_t(plan_.size()); }
+  int64_t total_epochs() const;
+  LoaderSpec loader_spec() const;
+
+  // The loop: trainer.cpp.
+  void train_step();
+  void end_epoch();
+  void advance();
+  void freeze_statistics();
+  void evaluate_now();
+  Evaluation evaluation();
+  void collect_statistics();
+  void check_finite(const std::string& name, double value);
+  [[noreturn]] void diverged(const std::string& what);
+
+  // Beginning, saving, continuing, ending: trainer_state.cpp.
+  void restore(const LoadedCheckpoint& from);
+  void begin_phase(const NamedTensors* optimizer_state);
+  void calibrate_now();
+  void save(std::optional<double> score);
+  bool has_program() const;
+  Program integer_program();
+  void save_program_files(const Program& program, bool best);
+  void write_bad_samples();
+  void finish();
+
+  const Experiment& experiment_;
+  TrainerOptions options_;
+  std::vector<Phase> plan_;
+  std::shared_ptr<const Dataset> train_set_, test_set_;
+  std::unique_ptr<Model> model_;
+  std::vector<NamedParameter> parameters_;
+  std::vector<BatchNormState*> norms_;
+  std::unique_ptr<Loader> loader_;
+  int64_t steps_per_epoch_ = 0;
+  Precision backward_ = Precision::f32;
+
+  const RunFolder* folder_ = nullptr;
+  std::unique_ptr<CheckpointStore> store_;
+  std::unique_ptr<TrainingLog> log_;
+
+  TrainState state_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::optional<LearningRate> learning_rate_;
+  int64_t projections_before_ = 0;  // by earlier optimizers
+  Health health_;
+  std::optional<Evaluation> last_evaluation_;
+};
+
+}  // namespace qt

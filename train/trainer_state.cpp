@@ -1,0 +1,230 @@
+// train/trainer_state.cpp -- how a run begins, is saved, is continued and ends.
+#include <algorithm>
+
+#include "core/base/log.h"
+#include "core/library/library.h"
+#include "deploy/build_program.h"
+#include "deploy/model_file.h"
+#include "train/network.h"
+#include "train/threads.h"
+#include "train/trainer.h"
+#include "train/version.h"
+
+namespace qt {
+
+std::vector<Phase> plan(const Experiment& experiment) {
+  std::vector<Phase> list;
+  if (experiment.train.float_phase.epochs > 0)
+    list.push_back({"float", &experiment.train.float_phase, ForwardMode::float32});
+  if (experiment.train.qat_phase.epochs > 0)
+    list.push_back({"qat", &experiment.train.qat_phase, forward_mode(experiment.train.forward)});
+  return list;
+}
+
+Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
+    : experiment_(experiment), options_(options), plan_(plan(experiment)) {
+  state_.threads = pin_threads(experiment.train.threads);
+  const DatasetSpec spec = dataset_spec(experiment);
+  train_set_ = make_dataset(spec, Split::train);
+  test_set_ = make_dataset(spec, Split::test);
+  if (train_set_->classes() != test_set_->classes())
+    throw DataError("the training and the test pictures of '" + spec.path +
+                    "' have different classes");
+  model_ = build_model(experiment, *train_set_);
+  parameters_ = parameters_of(*model_);
+  norms_ = norms_of(*model_);
+  loader_ = std::make_unique<Loader>(train_set_, loader_spec());
+  const int64_t accumulate = experiment.train.accumulate;
+  steps_per_epoch_ = loader_->batches_per_epoch() / accumulate;
+  if (options.overfit_batches)
+    steps_per_epoch_ = std::min(steps_per_epoch_, *options.overfit_batches / accumulate);
+  if (options.limit_train_batches)
+    steps_per_epoch_ = std::min(steps_per_epoch_, *options.limit_train_batches / accumulate);
+  if (steps_per_epoch_ < 1)
+    throw ConfigError("an epoch has no step: " + std::to_string(train_set_->size()) +
+                      " training pictures, batch " + std::to_string(experiment.train.batch) +
+                      ", accumulate " + std::to_string(accumulate));
+  backward_ = backward_precision(experiment);
+  state_.seed = experiment.train.seed;
+  state_.library = current_library().name();
+  state_.config_hash = config_hash(experiment);
+  state_.program_version = version_number;
+}
+
+LoaderSpec Trainer::loader_spec() const {
+  LoaderSpec spec = train_loader_spec(experiment_);
+  spec.drop_last = train_set_->size() >= spec.batch;
+  if (options_.overfit_batches) {
+    spec.shuffle = false;
+    spec.augment = AugmentSpec();
+  }
+  return spec;
+}
+
+int64_t Trainer::total_epochs() const {
+  int64_t epochs = 0;
+  for (const Phase& phase : plan_) epochs += phase.config->epochs;
+  return epochs;
+}
+
+std::string Trainer::summary() const {
+  int64_t count = 0;
+  for (const auto& [name, parameter] : parameters_)
+    if (parameter->kind != Parameter::Kind::step) count += parameter->var.value().elements();
+  std::string text = experiment_.model.name.get() + ", " + std::to_string(count) + " parameters; " +
+                     experiment_.data.kind.get() + ": " + std::to_string(train_set_->size()) +
+                     " training and " + std::to_string(test_set_->size()) + " test pictures of " +
+                     std::to_string(train_set_->height()) + "x" +
+                     std::to_string(train_set_->width()) + ", " +
+                     std::to_string(train_set_->classes().size()) + " classes; ";
+  for (const Phase& phase : plan_)
+    text += std::to_string(phase.config->epochs.get()) + " epochs " + phase.name +
+            (phase.mode == ForwardMode::float32
+                 ? ", "
+                 : std::string(" (forward ") + name_of(phase.mode) + "), ");
+  return text + std::to_string(steps_per_epoch_) + " steps an epoch, " +
+         std::to_string(state_.threads) + " threads";
+}
+
+void Trainer::open(const RunFolder& folder, const std::optional<LoadedCheckpoint>& from) {
+  folder_ = &folder;
+  store_ = std::make_unique<CheckpointStore>(folder.checkpoints(), experiment_.checkpoint.keep_last,
+                                             experiment_.checkpoint.keep_best);
+  uint64_t bytes = 1 << 20;
+  for (const auto& [name, tensor] : saved_state(*model_)) bytes += 2 * tensor.bytes();
+  store_->prepare(bytes);
+  if (from) restore(*from);
+  log_ = std::make_unique<TrainingLog>(
+      experiment_,
+      TrainingLogOptions{.run_folder = folder.path(),
+                         .resumed = folder.resumed(),
+                         .show_progress = options_.show_progress,
+                         .steps_per_epoch = steps_per_epoch_,
+                         .total_steps = total_epochs() * steps_per_epoch_,
+                         .total_epochs = total_epochs()},
+      state_);
+  log_->say(summary());
+  if (from) {
+    log_->say("continuing after step " + std::to_string(state_.at.steps_done) + " of " +
+              from->folder);
+  } else if (!experiment_.train.init_from->empty()) {
+    init_from(*model_, experiment_.train.init_from);
+    log_->say("first weights from " + experiment_.train.init_from.get());
+  }
+  if (state_.at.phase < int64_t(plan_.size()))
+    begin_phase(from ? &from->content.tensors("optim.safetensors") : nullptr);
+}
+
+void Trainer::restore(const LoadedCheckpoint& from) {
+  const TrainState now = state_;
+  state_ = state_from_json(from.content.state_json, from.folder);
+  if (state_.at.phase > int64_t(plan_.size()) || state_.at.step > steps_per_epoch_ ||
+      (state_.at.phase < int64_t(plan_.size()) && state_.at.epoch >= phase().config->epochs))
+    throw CheckpointError(from.folder + " stands beyond the end of this config's training");
+  load_state(*model_, from.content.tensors("model.safetensors"), true);
+  store_->discard_after(from.step);
+  if (state_.config_hash != now.config_hash)
+    log::warn("the config is not that of " + from.folder +
+              ": the run goes on, but not as it would have");
+  if (state_.library != now.library)
+    log::warn("the checkpoint was made with library '" + state_.library + "', this run uses '" +
+              now.library + "'");
+  if (experiment_.train.threads == 0)
+    pin_threads(state_.threads);
+  else if (state_.threads != now.threads)
+    log::warn("the checkpoint was made with " + std::to_string(state_.threads) +
+              " threads, this run uses " + std::to_string(now.threads) +
+              ": the last bits may differ");
+  if (experiment_.train.threads != 0) state_.threads = now.threads;
+  state_.seed = now.seed;
+  state_.library = now.library;
+  state_.config_hash = now.config_hash;
+  state_.program_version = now.program_version;
+  projections_before_ = state_.projections;
+}
+
+// optimizer_state: of a checkpoint within this phase; null at a phase's first step.
+void Trainer::begin_phase(const NamedTensors* optimizer_state) {
+  const PhaseConfig& config = *phase().config;
+  projections_before_ = state_.projections;
+  const OptimizerConfig& optimizer = experiment_.train.optimizer;
+  optimizer_ =
+      make_optimizer({.kind = optimizer.kind,
+                      .momentum = optimizer.momentum,
+                      .nesterov = optimizer.nesterov,
+                      .weight_decay = config.weight_decay->value_or(optimizer.weight_decay),
+                      .step_lr_multiplier = experiment_.quant.step_lr_multiplier},
+                     parameters_);
+  learning_rate_.emplace(config.schedule, config.lr, steps_per_epoch_,
+                         config.epochs * steps_per_epoch_);
+  if (phase().mode != ForwardMode::float32 && !state_.at.calibrated) calibrate_now();
+  take_step_floors(*model_);
+  if (optimizer_state) optimizer_->load(*optimizer_state);
+}
+
+void Trainer::calibrate_now() {
+  const int batches = experiment_.quant.calibration.batches;
+  Loader loader(train_set_, loader_spec());
+  calibrate(*model_, loader, batches, phase().mode);
+  state_.at.calibrated = true;
+  log_->say("quantizer steps chosen from " + std::to_string(batches) + " batches");
+}
+
+void Trainer::save(std::optional<double> score) {
+  log_->sync();
+  Checkpoint content;
+  content.files["model.safetensors"] = saved_state(*model_);
+  content.files["optim.safetensors"] = optimizer_->state();
+  content.state_json = to_json(state_);
+  store_->save(state_.at.steps_done, content, score);
+  folder_->write_status(
+      {.state = RunState::running, .step = state_.at.steps_done, .exit_code = {}, .message = ""});
+}
+
+bool Trainer::has_program() const {
+  return experiment_.quant.residual != "none" && experiment_.quant.weights.kind != "none" &&
+         experiment_.quant.activations.kind != "none";
+}
+
+std::string Trainer::what_was_evaluated() const {
+  const Phase& last =
+      plan_.at(size_t(std::min<int64_t>(state_.at.phase, int64_t(plan_.size()) - 1)));
+  if (last.mode == ForwardMode::float32) return "float";
+  return has_program() ? "integer-program" : "simulated";
+}
+
+Program Trainer::integer_program() {
+  return build_program(*model_, {.class_names = test_set_->classes(),
+                                 .resize = test_set_->resize_size(),
+                                 .notes = {{"config_hash", state_.config_hash},
+                                           {"model", experiment_.model.name},
+                                           {"step", std::to_string(state_.at.steps_done)},
+                                           {"program_version", version_number}}});
+}
+
+void Trainer::save_program_files(const Program& program, bool best) {
+  const std::string folder = folder_->file("export");
+  files::make_folder(folder);
+  save_program(folder + "/model.qat", program);
+  if (best) save_program(folder + "/best.qat", program);
+}
+
+void Trainer::write_bad_samples() {
+  std::string text;
+  for (const auto& set : {train_set_, test_set_})
+    for (const BadSample& sample : set->bad_samples()) text += sample.cause + "\n";
+  if (!text.empty()) files::write_atomically(folder_->file("bad_samples.txt"), text);
+}
+
+// A run that was complete when it was continued is looked at once more.
+void Trainer::finish() {
+  if (!last_evaluation_) {
+    state_.at.phase = int64_t(plan_.size()) - 1;
+    last_evaluation_ = evaluation();
+    state_.at.phase = int64_t(plan_.size());
+  }
+  log_->sync();
+  log_->finish();
+}
+
+}  // namespace qt

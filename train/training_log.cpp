@@ -1,0 +1,111 @@
+// train/training_log.cpp -- one place for every number a run shows.
+#include "train/training_log.h"
+
+#include <chrono>
+#include <cstdio>
+
+#include "core/base/log.h"
+#include "core/device/memory.h"
+
+namespace qt {
+namespace {
+
+std::string percent(double value) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2f %%", value);
+  return text.data();
+}
+
+}  // namespace
+
+double TrainingLog::now() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+TrainingLog::TrainingLog(const Experiment& experiment, const TrainingLogOptions& options,
+                         const TrainState& at)
+    : experiment_(experiment),
+      options_(options),
+      metrics_(options.run_folder,
+               options.resumed ? std::optional<int64_t>(at.at.steps_done) : std::nullopt),
+      progress_(ProgressLine::on_stderr(experiment.log.progress_seconds)),
+      remaining_({.first_step = at.at.steps_done,
+                  .total_steps = options.total_steps,
+                  .steps_per_epoch = options.steps_per_epoch}),
+      since_(now()) {
+  if (options.resumed) metrics_.events().session_start(at.at.steps_done + 1);
+}
+
+void TrainingLog::step(const StepReport& report, TrainState& state) {
+  waited_ += report.seconds_waited;
+  images_ += report.images;
+  remaining_.step_done(state.at.steps_done, now(), report.seconds_waited);
+  if (state.at.steps_done % experiment_.log.every == 0) {
+    const double seconds = std::max(now() - since_, 1e-9);
+    last_loss_ = state.meter.mean_loss(), last_top1_ = state.meter.top1(), has_last_ = true;
+    images_per_second_ = double(images_) / seconds;
+    metrics_.write(state.at.steps_done, state.at.epochs_done + 1,
+                   {{"train/loss", last_loss_},
+                    {"train/top1", last_top1_},
+                    {"train/lr", report.lr},
+                    {"train/images_per_second", images_per_second_},
+                    {"train/data_wait", waited_ / seconds},
+                    {"train/step_projections", double(state.projections)},
+                    {"memory/peak_bytes", double(memory_stats().peak)}});
+    state.meter = Meter();
+    since_ = now(), waited_ = 0, images_ = 0;
+  }
+  if (options_.show_progress && progress_.due()) show(report, state);
+}
+
+void TrainingLog::show(const StepReport& report, const TrainState& state) {
+  ProgressValues values;
+  values.label = report.phase;
+  values.epoch = report.epoch + 1, values.epochs = report.epochs;
+  values.step_in_epoch = report.step, values.steps_per_epoch = options_.steps_per_epoch;
+  const bool meter = state.meter.images > 0 || !has_last_;
+  values.values = {{"loss", meter ? state.meter.mean_loss() : last_loss_},
+                   {"top1", meter ? state.meter.top1() : last_top1_},
+                   {"lr", report.lr}};
+  const double seconds = now() - since_;
+  const double rate = images_ > 0 && seconds > 0 ? double(images_) / seconds : images_per_second_;
+  if (rate > 0) values.images_per_second = rate;
+  values.data_share = remaining_.data_share();
+  values.memory_bytes = memory_stats().peak;
+  values.seconds_left = remaining_.seconds_left();
+  progress_.show(values);
+}
+
+void TrainingLog::evaluated(const std::string& phase, const TrainState& state,
+                            const Evaluation& evaluation, const std::string& what) {
+  metrics_.write(state.at.steps_done, state.at.epochs_done + 1,
+                 {{"eval/top1", evaluation.top1},
+                  {"eval/loss", evaluation.loss},
+                  {"eval/" + phase + "_top1", evaluation.top1}});
+  std::array<char, 32> loss{};
+  std::snprintf(loss.data(), loss.size(), "%.4f", evaluation.loss);
+  say(phase + ", epoch " + std::to_string(state.at.epochs_done + 1) + "/" +
+      std::to_string(options_.total_epochs) + ": " + what + " top-1 " + percent(evaluation.top1) +
+      ", loss " + loss.data());
+}
+
+void TrainingLog::statistics(const TrainState& state, const std::vector<LayerStatistics>& layers) {
+  write_statistics(metrics_, state.at.steps_done, layers);
+}
+
+void TrainingLog::pause() {
+  paused_at_ = now();
+  remaining_.pause_begins(paused_at_);
+}
+
+void TrainingLog::resume() {
+  since_ += now() - paused_at_;
+  remaining_.pause_ends(now());
+}
+
+void TrainingLog::say(const std::string& message) {
+  progress_.clear();
+  log::info(message);
+}
+
+}  // namespace qt

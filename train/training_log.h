@@ -1,0 +1,65 @@
+// train/training_log.h -- what a run says of itself while it trains: progress line, metrics.jsonl,
+// TensorBoard, log.
+#pragma once
+#include <string>
+
+#include "train/evaluate.h"
+#include "train/experiment.h"
+#include "train/metrics.h"
+#include "train/progress.h"
+#include "train/state.h"
+#include "train/statistics.h"
+
+namespace qt {
+
+struct TrainingLogOptions {
+  std::string run_folder;
+  bool resumed = false;
+  bool show_progress = true;
+  int64_t steps_per_epoch = 1, total_steps = 1, total_epochs = 1;
+};
+
+// One step that has just ended, for the log.
+struct StepReport {
+  std::string phase;
+  int64_t epoch = 0, epochs = 1;  // of the phase; epoch counts from 0
+  int64_t step = 0;               // within the epoch, counted from 1
+  double lr = 0;
+  double seconds_waited = 0;  // of this step, for pictures
+  int64_t images = 0;
+};
+
+class TrainingLog {
+ public:
+  TrainingLog(const Experiment& experiment, const TrainingLogOptions& options,
+              const TrainState& at);
+
+  // Writes the meter every log.every steps, and then clears it.
+  void step(const StepReport& report, TrainState& state);
+  void evaluated(const std::string& phase, const TrainState& state, const Evaluation& evaluation,
+                 const std::string& what);
+  void statistics(const TrainState& state, const std::vector<LayerStatistics>& layers);
+  // Around evaluations and saves, so that they do not spoil the rates.
+  void pause();
+  void resume();
+  void say(const std::string& message);
+  void sync() { metrics_.sync(); }
+  void finish() { progress_.finish(); }
+
+ private:
+  void show(const StepReport& report, const TrainState& state);
+  double now() const;
+
+  const Experiment& experiment_;
+  TrainingLogOptions options_;
+  MetricsLog metrics_;
+  ProgressLine progress_;
+  RemainingTime remaining_;
+  double last_loss_ = 0, last_top1_ = 0, images_per_second_ = 0;
+  bool has_last_ = false;
+  // Since the last line of metrics.jsonl, without pauses.
+  double since_ = 0, waited_ = 0, paused_at_ = 0;
+  int64_t images_ = 0;
+};
+
+}  // namespace qt
