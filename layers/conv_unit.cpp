@@ -57,13 +57,7 @@ Var ConvUnit::forward(const std::vector<Var>& in, const Pass& pass) {
                      .norm = &norm_,
                      .residual = in.size() > 1 ? in[1] : Var(),
                      .relu = spec_.relu};
-  if (!pass.quantized()) return norm_act_real(args, pass);
-  if (activation_quantizer_->observes(pass))
-    return quantized_output(norm_act_real(args, pass), *activation_quantizer_, pass);
-  const Var out = activation_quantizer_->norm_act(args, pass);
-  if (pass.observer && out.value().is_codes())
-    pass.observer->quantized(spec_.conv_name, norm_act_real(args, pass).value(), out.value());
-  return out;
+  return norm_act(args, *activation_quantizer_, pass);
 }
 
 void ConvUnit::visit(const Visitor& visitor) {

@@ -91,10 +91,7 @@ AddUnit::AddUnit(const std::string& name, const QuantSpec& activations)
 Var AddUnit::forward(const std::vector<Var>& in, const Pass& pass) {
   const NormAct args{
       .name = name_, .y = in.at(0), .norm = nullptr, .residual = in.at(1), .relu = true};
-  if (!pass.quantized()) return norm_act_real(args, pass);
-  if (quantizer_->observes(pass))
-    return quantized_output(norm_act_real(args, pass), *quantizer_, pass);
-  return quantizer_->norm_act(args, pass);
+  return norm_act(args, *quantizer_, pass);
 }
 
 void AddUnit::visit(const Visitor& visitor) {

@@ -41,6 +41,15 @@ Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass) {
   return quantizer.quantize(real, pass);
 }
 
+Var norm_act(const NormAct& args, Quantizer& quantizer, const Pass& pass) {
+  if (!pass.quantized()) return norm_act_real(args, pass);
+  if (quantizer.observes(pass)) return quantized_output(norm_act_real(args, pass), quantizer, pass);
+  const Var out = quantizer.norm_act(args, pass);
+  if (pass.observer && out.value().is_codes())
+    pass.observer->quantized(args.name, norm_act_real(args, pass).value(), out.value());
+  return out;
+}
+
 Tensor weight_codes_of(const Parameter& weight, Quantizer& quantizer) {
   const Tape::Pause pause;
   return quantizer.quantize(weight.var, Pass{.mode = ForwardMode::int8}).value();

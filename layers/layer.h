@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/autograd/tape.h"
+#include "quant/norm_act.h"
 #include "quant/pass.h"
 #include "quant/quantizer.h"
 
@@ -47,6 +48,9 @@ Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind
 Var quantized_weight(const Parameter& weight, Quantizer& quantizer, const Pass& pass);
 // The codes of a real activation; real itself in a float32 pass.
 Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass);
+// The fused operation with this quantizer: codes in one pass; by way of reals where the quantizer
+// wants to see them.
+Var norm_act(const NormAct& args, Quantizer& quantizer, const Pass& pass);
 // i8 codes with step, outside of any tape.
 Tensor weight_codes_of(const Parameter& weight, Quantizer& quantizer);
 

@@ -1,7 +1,6 @@
 // layers/model.cpp -- wiring, running and the state of a network.
 #include "layers/model.h"
 
-#include <algorithm>
 #include <map>
 
 namespace qt {
@@ -24,8 +23,7 @@ int Model::add(const std::string& name, std::unique_ptr<Layer> layer,
     shapes.push_back(i < 0 ? Shape{1, spec_.image_size, spec_.image_size, 3}
                            : steps_.at(size_t(i)).output);
   const Shape output = layer->output_shape(shapes);
-  if (*std::min_element(output.vector().begin(), output.vector().end()) < 1 ||
-      output.elements() < 1)
+  if (output.elements() < 1)
     throw ConfigError("model " + spec_.name + ": images of " + std::to_string(spec_.image_size) +
                       " pixels are too small: " + name + " would give " + output.text());
   steps_.push_back({name, std::move(layer), inputs, output});

@@ -36,7 +36,8 @@ class Health {
   std::vector<std::pair<std::string, Tensor>> watched_;
 };
 
-// What a layer shows of itself while statistics are collected (TensorBoard).
+// What layers show of themselves while statistics are collected (TensorBoard). For passes that do
+// not train.
 class Observer {
  public:
   virtual ~Observer() = default;
