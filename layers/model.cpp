@@ -50,11 +50,12 @@ int Model::conv(const std::string& conv_name, const std::string& norm_name, int 
   if (conv.first) unit.weights.bits = policy.first_layer_bits;
   unit.weights.is_signed = true;
   unit.weights.momentum = 1;
+  unit.weights.count_elements = true;
   unit.activations.per_channel = false;
   unit.activations.is_signed = !conv.relu;
   const bool separate_add = conv.residual != no_residual && policy.residual == ResidualPolicy::both;
-  const bool real_output =
-      policy.residual == ResidualPolicy::none && (conv.residual != no_residual || !conv.relu);
+  const bool real_output = policy.residual == ResidualPolicy::none &&
+                           (conv.residual != no_residual || !conv.relu || conv.feeds_residual);
   if (separate_add) unit.relu = false, unit.activations.is_signed = true;
   if (policy.overrides) policy.overrides(conv_name, unit.weights, unit.activations);
   const QuantSpec activations = unit.activations;
@@ -97,6 +98,7 @@ int Model::linear(const std::string& name, int x) {
   weights.bits = spec_.quant.last_layer_bits;
   weights.is_signed = true;
   weights.momentum = 1;
+  weights.count_elements = true;
   if (spec_.quant.overrides) spec_.quant.overrides(name, weights, unused);
   return add(name,
              std::make_unique<Linear>(name, channels(x), spec_.classes, weights, spec_.seed,

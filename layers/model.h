@@ -61,7 +61,8 @@ class Model {
   struct Conv {
     int64_t out, kernel = 3, stride = 1, padding = 1;
     bool relu = true, first = false;
-    int residual = -2;  // step whose output is added before the activation
+    bool feeds_residual = false;  // the stem: real where the residual stream is (residual: none)
+    int residual = -2;            // step whose output is added before the activation
   };
   // conv_name "layer1.0.conv1", norm_name "layer1.0.bn1"
   int conv(const std::string& conv_name, const std::string& norm_name, int x, const Conv& conv);

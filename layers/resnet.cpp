@@ -33,11 +33,12 @@ std::unique_ptr<Model> imagenet_resnet(const ModelSpec& spec, const std::vector<
   auto net = std::make_unique<Model>(spec);
   int x = net->image();
   if (spec.stem == "imagenet") {
-    x = net->conv("conv1", "bn1", x,
-                  {.out = 64, .kernel = 7, .stride = 2, .padding = 3, .first = true});
+    x = net->conv(
+        "conv1", "bn1", x,
+        {.out = 64, .kernel = 7, .stride = 2, .padding = 3, .first = true, .feeds_residual = true});
     x = net->max_pool(x, 3, 2, 1);
   } else if (spec.stem == "cifar") {
-    x = net->conv("conv1", "bn1", x, {.out = 64, .first = true});
+    x = net->conv("conv1", "bn1", x, {.out = 64, .first = true, .feeds_residual = true});
   } else {
     throw ConfigError("model.stem: got '" + spec.stem + "', want one of: imagenet, cifar");
   }
@@ -48,7 +49,8 @@ std::unique_ptr<Model> imagenet_resnet(const ModelSpec& spec, const std::vector<
 // resnet20, 32, 44, 56 for CIFAR: three stages from 16 channels, projection shortcuts.
 std::unique_ptr<Model> cifar_resnet(const ModelSpec& spec, int depth) {
   auto net = std::make_unique<Model>(spec);
-  const int x = net->conv("conv1", "bn1", net->image(), {.out = 16, .first = true});
+  const int x =
+      net->conv("conv1", "bn1", net->image(), {.out = 16, .first = true, .feeds_residual = true});
   const int blocks = (depth - 2) / 6;
   head(*net, stages(*net, x, {16, 32, 64}, {blocks, blocks, blocks}));
   return net;

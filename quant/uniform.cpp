@@ -153,10 +153,10 @@ void UniformQuantizer::require_step(const std::string& what) const {
                         "a quantized network");
 }
 
+// LSQ's N: numbers per step for weights, features per sample for activations.
 float UniformQuantizer::step_count(const Tensor& x) const {
-  if (spec_.is_signed && spec_.per_channel) return float(x.elements() / steps());
-  if (spec_.count_elements || x.shape().rank() < 4 || spec_.per_channel) return float(x.elements());
-  return float(x.elements() / x.dim(0));
+  const bool all = spec_.per_channel || spec_.count_elements;
+  return float(x.elements() / (all ? steps() : x.dim(0)));
 }
 
 Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
