@@ -156,7 +156,7 @@ void UniformQuantizer::require_step(const std::string& what) const {
 // LSQ's N: numbers per step for weights, features per sample for activations.
 float UniformQuantizer::step_count(const Tensor& x) const {
   const bool all = spec_.per_channel || spec_.count_elements;
-  return float(x.elements() / (all ? steps() : x.dim(0)));
+  return float(x.elements()) / float(all ? steps() : x.dim(0));
 }
 
 Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {

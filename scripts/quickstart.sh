@@ -6,12 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 scripts/install_packages.sh --build-only
 
-# The CPU build is the quicker one; the GPU build is made only where there is a device to use it.
 preset=cpu
-if [[ -e /dev/nvidiactl ]] && { command -v nvcc || [[ -x /usr/local/cuda/bin/nvcc ]]; } >/dev/null; then
-  preset=cuda
-fi
-
 started=$SECONDS
 cmake --preset "$preset" -DQATTRAIN_TESTS=OFF
 cmake --build "build/$preset" --target qattrain --parallel "$(nproc)"

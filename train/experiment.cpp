@@ -74,6 +74,21 @@ void TrainConfig::check(ConfigProblems& problems) const {
                  "train.qat.epochs to 0");
 }
 
+void Experiment::check(ConfigProblems& problems) const {
+  if (quant.activations.unsigned_full)
+    problems.add(quant.activations.unsigned_full,
+                 "codes 0..255 are for backends that have them; this build's engines hold codes in "
+                 "int8 (0..127)");
+  const bool integers = train.qat_phase.epochs > 0 && train.forward != "fake_quant";
+  const auto needs_codes = [&](const Key<std::string>& kind) {
+    if (integers && kind == "none")
+      problems.add(kind, "train.forward " + train.forward.get() +
+                             " multiplies codes; 'none' needs train.forward=fake_quant");
+  };
+  needs_codes(quant.weights.kind);
+  needs_codes(quant.activations.kind);
+}
+
 std::string config_hash(const Experiment& experiment) { return files::hash_of(dump(experiment)); }
 
 DatasetSpec dataset_spec(const Experiment& experiment) {

@@ -210,6 +210,7 @@ struct Experiment : Section {
   LogConfig log{this, "log", "what is written down, and when"};
   CheckpointConfig checkpoint{this, "checkpoint", "when the state is saved"};
   EvalConfig eval{this, "eval", "when the test pictures are looked at"};
+  void check(ConfigProblems& problems) const override;
 };
 
 // XXH3-128 of the resolved config: two runs of one hash have the same weights.

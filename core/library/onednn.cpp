@@ -10,6 +10,7 @@
 #include "core/library/onednn_integer.h"
 #include "core/library/onednn_plans.h"
 #include "core/library/onednn_self_test.h"
+#include "core/library/strided.h"
 
 namespace qt {
 namespace {
@@ -26,6 +27,7 @@ class OneDnn final : public Library {
     check_extents("conv2d's w", w, shape.w_shape());
     check_f32("conv2d's x", x);
     check_f32("conv2d's w", w);
+    if (skips_pixels(shape)) return conv2d(take_pixels(x, shape), w, dense_shape(shape));
     const ConvolutionPlan& plan = plans_.get({.shape = shape});
     note("conv2d", plan.kernel(), "f32", shape.text());
     Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
@@ -39,6 +41,8 @@ class OneDnn final : public Library {
     check_extents("conv2d_backward_data's dy", dy, shape.y_shape());
     check_extents("conv2d_backward_data's w", w, shape.w_shape());
     check_f32("conv2d_backward_data's dy", dy);
+    if (skips_pixels(shape))
+      return spread_pixels(conv2d_backward_data(dy, w, dense_shape(shape), precision), shape);
     const Type type = arithmetic_for(precision);
     const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::backward_data, type, type});
     note("conv2d_backward_data", plan.kernel(), text_of(type), shape.text());
@@ -53,6 +57,8 @@ class OneDnn final : public Library {
     check_extents("conv2d_backward_weights' x", x, shape.x_shape());
     check_extents("conv2d_backward_weights' dy", dy, shape.y_shape());
     check_f32("conv2d_backward_weights' dy", dy);
+    if (skips_pixels(shape))
+      return conv2d_backward_weights(take_pixels(x, shape), dy, dense_shape(shape), precision);
     const Type type = arithmetic_for(precision);
     const ConvolutionPlan& plan =
         plans_.get({shape, ConvolutionKind::backward_weights, type, Type::f32});
@@ -76,6 +82,7 @@ class OneDnn final : public Library {
 
  protected:
   Tensor integer_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+    if (skips_pixels(shape)) return integer_conv2d(take_pixels(x, shape), w, dense_shape(shape));
     Tensor y = integer(x, w, shape, "conv2d_codes");
     return y.defined() ? y : exact_float_conv2d(x, w, shape);
   }

@@ -10,7 +10,8 @@ namespace qt {
 Shape::Shape(const std::vector<int64_t>& extents) : rank_(int(extents.size())) {
   QT_CHECK(rank_ <= max_rank, "a shape has at most 5 extents, got " + std::to_string(rank_));
   for (int i = 0; i < rank_; ++i) {
-    QT_CHECK(extents[size_t(i)] >= 0, "a shape has a negative extent: " + std::to_string(extents[size_t(i)]));
+    QT_CHECK(extents[size_t(i)] >= 0,
+             "a shape has a negative extent: " + std::to_string(extents[size_t(i)]));
     extent_[size_t(i)] = extents[size_t(i)];
   }
 }
