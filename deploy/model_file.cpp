@@ -19,8 +19,7 @@ constexpr const char* format_version = "1";
 constexpr size_t largest_graph = size_t(16) << 20;  // bytes of JSON
 constexpr size_t largest_program = 65536;           // instructions
 
-// ---- writing
-// ----------------------------------------------------------------------------------------
+// ---- writing ----
 class Writer {
  public:
   void write(const Program& program) {
@@ -102,9 +101,9 @@ class Writer {
   Json json_;
 };
 
-// ---- reading
-// ---------------------------------------------------------------------------------------- One JSON
-// object, whose keys must all be asked for.
+// ---- reading ----
+
+// One JSON object, whose keys must all be asked for.
 class Fields {
  public:
   Fields(const Json& json, const std::string& where) : json_(json), where_(where) {

@@ -135,8 +135,9 @@ class Checker {
       require(std::isnormal(step.data<float>()[i]) && step.data<float>()[i] > 0,
               "has weight_step[" + std::to_string(i) + "] that is not positive and finite");
     check_codes("codes", codes, codes.lo(), codes.hi());
-    const double most = double(shape.elements() / shape[0]) * std::max(-input(0).lo, input(0).hi) *
-                        std::max(-codes.lo(), codes.hi());
+    const int64_t products = shape.elements() / shape[0];
+    const double most =
+        double(products) * std::max(-input(0).lo, input(0).hi) * std::max(-codes.lo(), codes.hi());
     require(most < int32_bound,
             "may sum codes to " + std::to_string(int64_t(most)) + ", beyond int32");
   }

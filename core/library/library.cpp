@@ -21,8 +21,7 @@ std::string Conv2dShape::text() const {
   return s;
 }
 
-// ---- arguments
-// ------------------------------------------------------------------------------------
+// ---- arguments ----
 CodeRange code_range(const std::string& what, const Tensor& codes) {
   QT_CHECK(codes.is_codes(), what + " " + codes.shape().text() + " of " + name_of(codes.dtype()) +
                                  " must be i8 or u8 codes with a scale");
@@ -91,8 +90,7 @@ Conv2dShape linear_as_conv2d(const Tensor& x, const Tensor& w) {
   return {.n = 1, .h = 1, .w = x.dim(0), .c = x.dim(1), .k = w.dim(0)};
 }
 
-// ---- products of codes
-// ----------------------------------------------------------------------------
+// ---- products of codes ----
 Tensor Library::conv2d_codes(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
                              CodePath path) {
   check_shape(shape);
@@ -114,8 +112,7 @@ Tensor Library::linear_codes(const Tensor& x, const Tensor& w, CodePath path) {
   return path == CodePath::integer ? integer_linear(x, w) : exact_float_linear(x, w);
 }
 
-// ---- choice by name
-// -------------------------------------------------------------------------------
+// ---- choice by name ----
 std::shared_ptr<Library> library_by_name(const std::string& name) {
   static std::mutex mutex;
   static std::map<std::string, std::shared_ptr<Library>> made;
@@ -152,8 +149,7 @@ UseLibrary::UseLibrary(std::shared_ptr<Library> library) {
 
 UseLibrary::~UseLibrary() { library_of_thread() = std::move(before_); }
 
-// ---- traces
-// ---------------------------------------------------------------------------------------
+// ---- traces ----
 LibraryTrace::LibraryTrace() : outer_(std::exchange(innermost_trace, this)) {}
 LibraryTrace::~LibraryTrace() { innermost_trace = outer_; }
 

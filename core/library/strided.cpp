@@ -1,6 +1,8 @@
 // core/library/strided.cpp -- copying the pixels that a strided 1x1 convolution reads.
 #include "core/library/strided.h"
 
+#include <cstring>
+
 namespace qt {
 namespace {
 

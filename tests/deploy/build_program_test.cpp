@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <limits>
+#include <ostream>
 #include <random>
 #include <set>
 
@@ -110,7 +111,9 @@ struct Frozen {
   ForwardMode mode;
 };
 
-void PrintTo(const Frozen& p, std::ostream* out) { *out << p.model << " " << name_of(p.mode); }
+std::ostream& operator<<(std::ostream& out, const Frozen& p) {
+  return out << p.model << " " << name_of(p.mode);
+}
 
 class FrozenForward : public testing::TestWithParam<Frozen> {};
 

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <ostream>
 
 #include "core/device/memory.h"
 #include "deploy/compare.h"
@@ -14,10 +15,10 @@
 namespace qt::test {
 namespace {
 
-// ---- by hand
-// ------------------------------------------------------------------------------------------ One
-// 1x1 convolution over one pixel (3 codes), one output channel; then a classifier that shows the
-// code.
+// ---- by hand ----
+
+// One 1x1 convolution over one pixel (3 codes), one output channel; then a classifier that shows
+// the code.
 struct OnePixel {
   std::array<int8_t, 3> pixel{1, 0, 0};  // codes
   std::array<int8_t, 3> weights{1, 0, 0};
@@ -199,14 +200,13 @@ TEST_P(EachEngine, GivesAnImageTheSameCodesAloneAndInABatch) {
 INSTANTIATE_TEST_SUITE_P(All, EachEngine, testing::Values("reference", "library"),
                          [](const auto& info) { return std::string(info.param); });
 
-// ---- against each other
-// -------------------------------------------------------------------------------
+// ---- against each other ----
 struct Case {
   const char* library;
   CodePath path;
 };
-void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.library << (c.path == CodePath::integer ? " integer" : " exact_float");
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.library << (c.path == CodePath::integer ? " integer" : " exact_float");
 }
 class EnginePair : public testing::TestWithParam<Case> {
  protected:
@@ -306,8 +306,7 @@ INSTANTIATE_TEST_SUITE_P(All, EnginePair,
                                                                         : "_exact_float");
                          });
 
-// ---- memory, top 1
-// ------------------------------------------------------------------------------------
+// ---- memory, top 1 ----
 TEST(Engine, FreesRegistersAfterTheirLastReader) {
   ProgramMaker make(2, 64, 64);
   int x = make.conv(0, {.out = 16});

@@ -63,9 +63,9 @@ int ProgramMaker::conv(int x, const ConvChoice& choice) {
   op.codes = weights(op.shape.w_shape(), choice.weight_lo, choice.weight_hi, choice.extreme);
   op.m = Tensor::empty({choice.out}, DType::f32);
   op.b = Tensor::empty({choice.out}, DType::f32);
-  const double products = double(op.codes.elements() / choice.out);
-  const double spread = choice.extreme ? products * choice.weight_hi * input.hi
-                                       : std::sqrt(products) * choice.weight_hi * input.hi / 3;
+  const int64_t products = op.codes.elements() / choice.out;
+  const double terms = choice.extreme ? double(products) : std::sqrt(double(products)) / 3;
+  const double spread = terms * choice.weight_hi * input.hi;
   for (int64_t k = 0; k < choice.out; ++k) {
     const float sign = k % 3 == 1 ? -1.0f : 1.0f;  // gamma < 0
     op.m.data<float>()[k] = sign * choice.gain * uniform(0.5f, 1.5f) * float(choice.hi / spread);
@@ -73,7 +73,7 @@ int ProgramMaker::conv(int x, const ConvChoice& choice) {
     if (k != 2) continue;  // gamma = 0
     op.m.data<float>()[k] = 1;
     op.b.data<float>()[k] = uniform(-1, 1) * float(choice.hi);
-    std::fill_n(op.codes.data<int8_t>() + k * int64_t(products), int64_t(products), int8_t(0));
+    std::fill_n(op.codes.data<int8_t>() + k * products, products, int8_t(0));
   }
   const Shape y{op.shape.out_h(), op.shape.out_w(), op.shape.k};
   std::vector<int> inputs{x};

@@ -146,8 +146,7 @@ TEST(LayerStatistics, UsesEachChannelsStepAndForgivesRelu) {
   EXPECT_NEAR(s.sqnr, 10 * std::log10((1.25 * 1.25 + 4) / 0.0625), 1e-9);
 }
 
-// ---- a whole run in this process
-// --------------------------------------------------------------------------------
+// ---- a whole run in this process ----
 
 class TrainerRun : public ::testing::Test {
  protected:
