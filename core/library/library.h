@@ -36,9 +36,9 @@ enum class Precision { f32, bf16 };
 // A record of which kernel computed what, kept while a trace is alive on this thread. Tests assert
 // on it.
 struct LibraryCall {
-  std::string library;    // "onednn", "reference"
-  std::string operation;  // "conv2d_codes", "conv2d", "conv2d_backward_data", ...
-  std::string kernel;     // the library's own name: "brgconv:avx512_core_vnni", "plain loops"
+  std::string library;     // "onednn", "reference"
+  std::string operation;   // "conv2d_codes", "conv2d", "conv2d_backward_data", ...
+  std::string kernel;      // the library's own name: "brgconv:avx512_core_vnni", "plain loops"
   std::string arithmetic;  // "u8s8s32", "s8s8s32", "f32", "bf16"
   std::string shape;
 };
