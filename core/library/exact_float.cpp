@@ -92,14 +92,14 @@ Tensor Library::exact_float_conv2d(const Tensor& x, const Tensor& w, const Conv2
   note(*this, "conv2d_codes", parts.size(), shape);
   if (parts.empty()) return plain_conv2d_codes(x, w, shape);
   const Tensor x_float = to_float(x), w_float = to_float(w);
-  if (parts.size() == 1) return conv2d(x_float, w_float, shape);
+  if (parts.size() == 1) return direct_conv2d(x_float, w_float, shape);
 
   std::vector<int32_t> sums(size_t(shape.y_shape().elements()), 0);
   for (const Part& part : parts) {
     Conv2dShape of_part = shape;
     of_part.c = shape.groups * (part.last - part.first);
-    add_to(sums, conv2d(channels_of(x_float, shape.groups, part), channels_of(w_float, 1, part),
-                        of_part));
+    add_to(sums, direct_conv2d(channels_of(x_float, shape.groups, part),
+                               channels_of(w_float, 1, part), of_part));
   }
   Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
   float* to = y.data<float>();

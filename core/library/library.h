@@ -67,13 +67,12 @@ class Library {
 
   // y = float(exact integer sum), f32, rounded to nearest where a sum exceeds 2^24. x and w are i8
   // or u8 codes with lo and hi known (Tensor::lo, hi): the implementation chooses an exact kernel
-  // from them. CodePath::exact_float goes through conv2d below.
+  // from them. CodePath::exact_float goes through direct_conv2d below.
   Tensor conv2d_codes(const Tensor& x, const Tensor& w, const Conv2dShape& shape, CodePath path);
   // y [m, n] = float(exact x [m, k] times w [n, k] transposed).
   Tensor linear_codes(const Tensor& x, const Tensor& w, CodePath path);
 
-  // Float forward, f32 accumulation. Requires an algorithm that is exact on integer-valued floats
-  // (direct or GEMM, no Winograd, no FFT).
+  // Float forward, f32 accumulation; any algorithm, Winograd's too.
   virtual Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) = 0;
   // dx [n, h, w, c] f32. w may be f32 or i8 codes (taken as numbers).
   virtual Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
@@ -88,8 +87,11 @@ class Library {
   // The integer kernels; called for CodePath::integer. Same result as conv2d_codes.
   virtual Tensor integer_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) = 0;
   virtual Tensor integer_linear(const Tensor& x, const Tensor& w) = 0;
-  // The fallback that is exact everywhere: integer-valued floats through conv2d / matmul, input
-  // channels split where max|x| * sum|w| reaches 2^24, the parts added in int32
+  // As conv2d by sums of products alone (no Winograd, no FFT), so that it is exact on
+  // integer-valued floats.
+  virtual Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) = 0;
+  // The fallback that is exact everywhere: integer-valued floats through direct_conv2d / matmul,
+  // input channels split where max|x| * sum|w| reaches 2^24, the parts added in int32
   // (core/library/exact_float.cpp).
   Tensor exact_float_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
   Tensor exact_float_linear(const Tensor& x, const Tensor& w);

@@ -1,5 +1,5 @@
 // core/library/onednn.cpp -- the library on oneDNN: int8 where it is exact, direct f32
-// convolutions, sgemm.
+// convolutions, sgemm; and our own Winograd kernels where they are faster.
 #include <dnnl.hpp>
 #include <string>
 
@@ -11,11 +11,13 @@
 #include "core/library/onednn_plans.h"
 #include "core/library/onednn_self_test.h"
 #include "core/library/strided.h"
+#include "core/library/winograd/winograd.h"
 
 namespace qt {
 namespace {
 
 using Type = dnnl::memory::data_type;
+using winograd::Operation;
 
 class OneDnn final : public Library {
  public:
@@ -27,7 +29,13 @@ class OneDnn final : public Library {
     check_extents("conv2d's w", w, shape.w_shape());
     check_f32("conv2d's x", x);
     check_f32("conv2d's w", w);
-    if (skips_pixels(shape)) return conv2d(take_pixels(x, shape), w, dense_shape(shape));
+    if (!prefers_winograd(Operation::conv2d, shape)) return direct_conv2d(x, w, shape);
+    note_winograd(Operation::conv2d, "conv2d", shape);
+    return winograd::conv2d(x, w, shape);
+  }
+
+  Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+    if (skips_pixels(shape)) return direct_conv2d(take_pixels(x, shape), w, dense_shape(shape));
     const ConvolutionPlan& plan = plans_.get({.shape = shape});
     note("conv2d", plan.kernel(), "f32", shape.text());
     Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
@@ -44,6 +52,10 @@ class OneDnn final : public Library {
     if (skips_pixels(shape))
       return spread_pixels(conv2d_backward_data(dy, w, dense_shape(shape), precision), shape);
     const Type type = arithmetic_for(precision);
+    if (type == Type::f32 && prefers_winograd(Operation::conv2d_backward_data, shape)) {
+      note_winograd(Operation::conv2d_backward_data, "conv2d_backward_data", shape);
+      return winograd::conv2d_backward_data(dy, w, shape);
+    }
     const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::backward_data, type, type});
     note("conv2d_backward_data", plan.kernel(), text_of(type), shape.text());
     Tensor dx = Tensor::empty(shape.x_shape(), DType::f32);
@@ -60,6 +72,10 @@ class OneDnn final : public Library {
     if (skips_pixels(shape))
       return conv2d_backward_weights(take_pixels(x, shape), dy, dense_shape(shape), precision);
     const Type type = arithmetic_for(precision);
+    if (type == Type::f32 && prefers_winograd(Operation::conv2d_backward_weights, shape)) {
+      note_winograd(Operation::conv2d_backward_weights, "conv2d_backward_weights", shape);
+      return winograd::conv2d_backward_weights(x, dy, shape);
+    }
     const ConvolutionPlan& plan =
         plans_.get({shape, ConvolutionKind::backward_weights, type, Type::f32});
     note("conv2d_backward_weights", plan.kernel(), text_of(type), shape.text());
@@ -101,6 +117,10 @@ class OneDnn final : public Library {
     const CodeRange x_range = code_range(operation + "' x", x),
                     w_range = code_range(operation + "' w", w);
     const IntegerKernel kernel = choose_integer_kernel(x_range, w_range, effective_byte_products());
+    if (takes_winograd(x_range, w_range, shape, kernel)) {
+      note_winograd(Operation::conv2d_codes, operation, shape);
+      return winograd::conv2d_codes(x, w, shape);
+    }
     if (kernel == IntegerKernel::exact_float) return {};
     const Type source = kernel == IntegerKernel::u8s8 ? Type::u8 : Type::s8;
     const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::forward, source, Type::s8});
@@ -109,6 +129,26 @@ class OneDnn final : public Library {
     note(operation, plan.kernel(), text_of(kernel), shape.text());
     plan.run(x, w, y);
     return y;
+  }
+
+  static bool prefers_winograd(Operation operation, const Conv2dShape& shape) {
+    return has_avx2() && winograd::is_faster(operation, shape);
+  }
+
+  // On codes oneDNN's VNNI kernels stay ahead.
+  static bool takes_winograd(const CodeRange& x, const CodeRange& w, const Conv2dShape& shape,
+                             IntegerKernel direct) {
+    return has_avx2() && effective_byte_products() != ByteProducts::vnni && w.lo >= -128 &&
+           w.hi <= 127 && winograd::stays_exact(shape, x.magnitude(), w.magnitude()) &&
+           winograd::is_faster(Operation::conv2d_codes, shape,
+                               direct != IntegerKernel::exact_float);
+  }
+
+  static void note_winograd(Operation kind, const std::string& operation,
+                            const Conv2dShape& shape) {
+    if (LibraryTrace::active())
+      LibraryTrace::note({"winograd", operation, winograd::kernel_name(kind),
+                          kind == Operation::conv2d_codes ? "s16s16s32" : "f32", shape.text()});
   }
 
   // bf16 only where the CPU multiplies it: elsewhere it is several times slower than f32.

@@ -87,6 +87,10 @@ class Reference final : public Library {
     return forward<double, double>(x.data<float>(), w.data<float>(), shape);
   }
 
+  Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+    return conv2d(x, w, shape);
+  }
+
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision) override {
     check_shape(shape);

@@ -63,7 +63,7 @@ ModelSpec resnet20() {
   return spec;
 }
 
-TEST(GoldenResNet20, HasPyTorchsParameters) {
+TEST(GoldenResNet20Names, ArePyTorchs) {
   const auto model = make_model(resnet20());
   std::vector<std::string> names, wanted;
   for (const auto& [name, p] : trained_parameters(*model))
@@ -75,7 +75,14 @@ TEST(GoldenResNet20, HasPyTorchsParameters) {
   EXPECT_EQ(names, wanted);
 }
 
-TEST(GoldenResNet20, TwoTrainingStepsEqualPyTorch) {
+// Plain loops stay within a few roundings of PyTorch's direct sums, more in the second step, which
+// multiplies those of the first. Winograd's roundings are ten times larger and turn the sign of
+// some activations next to zero, whose gradients then come or go: of its second step only the
+// outcome is compared.
+class GoldenResNet20 : public testing::TestWithParam<std::string> {};
+
+TEST_P(GoldenResNet20, TwoTrainingStepsEqualPyTorch) {
+  const UseLibrary use(library_by_name(GetParam()));
   const Golden file("resnet20.safetensors");
   const auto model = make_model(resnet20());
   const std::map<std::string, Parameter*> parameters = trained_parameters(*model);
@@ -86,8 +93,8 @@ TEST(GoldenResNet20, TwoTrainingStepsEqualPyTorch) {
   std::map<std::string, Tensor> velocities;
   for (int step = 0; step < 2; ++step) {
     const std::string prefix = "step" + std::to_string(step) + ".";
-    const double tolerance =
-        step == 0 ? 2e-5 : 5e-4;  // the second step multiplies the rounding of the first
+    const bool plain = GetParam() == "reference";
+    const double tolerance = step == 0 ? (plain ? 2e-5 : 5e-3) : (plain ? 5e-4 : 5e-2);
     const Var logits =
         model->forward(golden::pixels(), {.mode = ForwardMode::float32, .training = true});
     const Var loss = softmax_cross_entropy(logits, file["labels"], 0);
@@ -99,16 +106,19 @@ TEST(GoldenResNet20, TwoTrainingStepsEqualPyTorch) {
     Tape::current().backward(loss, Tensor::full({1}, 1));
     std::map<std::string, Tensor> gradients, weights;
     for (const auto& [name, p] : parameters) gradients[name] = p->var.grad();
-    golden::expect_equal(file, step, "gradient", gradients, tolerance);
+    if (plain || step == 0) golden::expect_equal(file, step, "gradient", gradients, tolerance);
     sgd_step(parameters, velocities);
     for (const auto& [name, p] : parameters) weights[name] = p->var.value();
-    golden::expect_equal(file, step, "weight", weights, tolerance);
+    if (plain || step == 0) golden::expect_equal(file, step, "weight", weights, tolerance);
     if (step > 0) continue;
     for (const auto& [name, value] : running_statistics(*model))
       EXPECT_EQ(difference_of(doubles(value), doubles(file["step0.buffer." + name]), tolerance), "")
           << name;
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Libraries, GoldenResNet20, testing::Values("onednn", "reference"),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace qt

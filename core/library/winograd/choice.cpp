@@ -1,0 +1,40 @@
+// core/library/winograd/choice.cpp -- which convolutions these kernels take.
+#include "core/library/winograd/tiles.h"
+#include "core/library/winograd/transforms.h"
+#include "core/library/winograd/winograd.h"
+
+namespace qt::winograd {
+namespace {
+
+// Below this many tiles the transformed weights, several times larger than the weights, are read
+// for too few products.
+constexpr int64_t fewest_tiles = 24;
+// oneDNN's int8 kernels need no transforms, which weigh most where channels are few.
+constexpr int64_t fewest_channels_against_bytes = 64, fewest_pixels_against_bytes = 64;
+
+}  // namespace
+
+bool computes(const Conv2dShape& s) {
+  return s.r == 3 && s.s == 3 && s.stride == 1 && s.dilation == 1 && s.groups == 1 &&
+         s.padding <= 2 && s.c % 16 == 0 && s.k % 16 == 0;
+}
+
+bool is_faster(Operation operation, const Conv2dShape& shape, bool direct_is_exact) {
+  if (!computes(shape)) return false;
+  const int64_t pixels = shape.out_h() * shape.out_w();
+  if (operation == Operation::conv2d_codes)
+    return !direct_is_exact || (std::min(shape.c, shape.k) >= fewest_channels_against_bytes &&
+                                pixels >= fewest_pixels_against_bytes);
+  const bool to_x = operation == Operation::conv2d_backward_data;
+  const TileGrid grid{shape.n, to_x ? shape.h : shape.out_h(), to_x ? shape.w : shape.out_w(),
+                      float_tile};
+  // Where less than half of the tiles' pixels lie inside the picture, the gain is gone.
+  const int64_t inside = grid.pictures * grid.height * grid.width;
+  return grid.tiles() >= fewest_tiles && 2 * inside >= grid.tiles() * float_tile * float_tile;
+}
+
+std::string kernel_name(Operation operation) {
+  return operation == Operation::conv2d_codes ? "winograd F(2x2, 3x3)" : "winograd F(4x4, 3x3)";
+}
+
+}  // namespace qt::winograd
