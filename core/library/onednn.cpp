@@ -6,6 +6,7 @@
 #include "core/base/registry.h"
 #include "core/library/arguments.h"
 #include "core/library/convert.h"
+#include "core/library/direct/direct.h"
 #include "core/library/library.h"
 #include "core/library/onednn_integer.h"
 #include "core/library/onednn_plans.h"
@@ -36,6 +37,10 @@ class OneDnn final : public Library {
 
   Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
     if (skips_pixels(shape)) return direct_conv2d(take_pixels(x, shape), w, dense_shape(shape));
+    if (prefers_direct(direct::Operation::conv2d, shape)) {
+      note_direct("conv2d", shape);
+      return direct::conv2d(x, w, shape);
+    }
     const ConvolutionPlan& plan = plans_.get({.shape = shape});
     note("conv2d", plan.kernel(), "f32", shape.text());
     Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
@@ -56,6 +61,10 @@ class OneDnn final : public Library {
       note_winograd(Operation::conv2d_backward_data, "conv2d_backward_data", shape);
       return winograd::conv2d_backward_data(dy, w, shape);
     }
+    if (type == Type::f32 && prefers_direct(direct::Operation::conv2d_backward_data, shape)) {
+      note_direct("conv2d_backward_data", shape);
+      return direct::conv2d_backward_data(dy, w, shape);
+    }
     const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::backward_data, type, type});
     note("conv2d_backward_data", plan.kernel(), text_of(type), shape.text());
     Tensor dx = Tensor::empty(shape.x_shape(), DType::f32);
@@ -75,6 +84,10 @@ class OneDnn final : public Library {
     if (type == Type::f32 && prefers_winograd(Operation::conv2d_backward_weights, shape)) {
       note_winograd(Operation::conv2d_backward_weights, "conv2d_backward_weights", shape);
       return winograd::conv2d_backward_weights(x, dy, shape);
+    }
+    if (type == Type::f32 && prefers_direct(direct::Operation::conv2d_backward_weights, shape)) {
+      note_direct("conv2d_backward_weights", shape);
+      return direct::conv2d_backward_weights(x, dy, shape);
     }
     const ConvolutionPlan& plan =
         plans_.get({shape, ConvolutionKind::backward_weights, type, Type::f32});
@@ -135,6 +148,11 @@ class OneDnn final : public Library {
     return has_avx2() && winograd::is_faster(operation, shape);
   }
 
+  // Where oneDNN has AVX512 kernels they are ahead.
+  static bool prefers_direct(direct::Operation operation, const Conv2dShape& shape) {
+    return has_avx2_only() && direct::is_faster(operation, shape);
+  }
+
   // On codes oneDNN's VNNI kernels stay ahead.
   static bool takes_winograd(const CodeRange& x, const CodeRange& w, const Conv2dShape& shape,
                              IntegerKernel direct) {
@@ -149,6 +167,11 @@ class OneDnn final : public Library {
     if (LibraryTrace::active())
       LibraryTrace::note({"winograd", operation, winograd::kernel_name(kind),
                           kind == Operation::conv2d_codes ? "s16s16s32" : "f32", shape.text()});
+  }
+
+  static void note_direct(const std::string& operation, const Conv2dShape& shape) {
+    if (LibraryTrace::active())
+      LibraryTrace::note({"direct", operation, "products of pixel rows", "f32", shape.text()});
   }
 
   // bf16 only where the CPU multiplies it: elsewhere it is several times slower than f32.

@@ -22,6 +22,7 @@ ByteProducts effective_byte_products() {
 
 bool has_native_bf16() { return effective_isa_includes(dnnl::cpu_isa::avx512_core_bf16); }
 bool has_avx2() { return effective_isa_includes(dnnl::cpu_isa::avx2); }
+bool has_avx2_only() { return has_avx2() && !effective_isa_includes(dnnl::cpu_isa::avx512_core); }
 
 IntegerKernel choose_integer_kernel(const CodeRange& x, const CodeRange& w, ByteProducts unit) {
   const bool w_is_s8 = w.lo >= -128 && w.hi <= 127;

@@ -12,9 +12,10 @@ namespace qt {
 enum class ByteProducts { saturating_pairs, vnni };
 // Of the instruction set oneDNN uses (which DNNL_MAX_CPU_ISA may lower).
 ByteProducts effective_byte_products();
-// Whether that instruction set multiplies bf16, and whether it includes AVX2.
+// Whether that instruction set multiplies bf16, includes AVX2, and ends there.
 bool has_native_bf16();
 bool has_avx2();
+bool has_avx2_only();
 
 enum class IntegerKernel { u8s8, s8s8, exact_float };
 

@@ -4,7 +4,7 @@
 // and the sum of two products fits int32. Sums over channels wrap modulo 2^32, which the last
 // transform undoes: it gives four times the wanted sum, exact wherever that fits int32.
 #include "core/library/arguments.h"
-#include "core/library/winograd/products.h"
+#include "core/library/avx2/products.h"
 #include "core/library/winograd/tiles.h"
 #include "core/library/winograd/transforms.h"
 #include "core/library/winograd/winograd.h"
@@ -81,6 +81,7 @@ Tensor convolve(const Code* x, const Tensor& w, const Conv2dShape& shape) {
   const auto plan =
       BlockPlan::of(grid.tiles(), code_points * 2 * c * k, code_points * (2 * c + 4 * k));
   const int64_t v_point = plan.block * c, m_point = plan.block * k;
+  float* to = y.data<float>();
   const Tensor transformed = Tensor::empty({plan.slots(), code_points, v_point * 2}, DType::u8);
   const Tensor products = Tensor::empty({plan.slots(), code_points, m_point}, DType::i32);
   const auto v = [&](const Block& block) {
@@ -100,8 +101,7 @@ Tensor convolve(const Code* x, const Tensor& w, const Conv2dShape& shape) {
                  m(block) + point * m_point, k);
       },
       [&](const Block& block, int64_t t) {
-        transform_output(m(block) + t * k, m_point, grid, grid.tile(block.first + t), k,
-                         y.data<float>());
+        transform_output(m(block) + t * k, m_point, grid, grid.tile(block.first + t), k, to);
       });
   return y;
 }

@@ -1,6 +1,6 @@
 // core/library/winograd/images.cpp -- F(4x4, 3x3) from images to images: the forward pass on real
 // numbers, and the gradient of the input, which is a forward pass with turned weights.
-#include "core/library/winograd/products.h"
+#include "core/library/avx2/products.h"
 #include "core/library/winograd/tiles.h"
 #include "core/library/winograd/transforms.h"
 #include "core/library/winograd/winograd.h"
@@ -12,16 +12,18 @@ namespace {
 // the product, in panels.
 struct Weights {
   Tensor panels;
+  float* first;
   int64_t depth, columns;
-  const float* point(int64_t i) const { return panels.data<float>() + i * depth * columns; }
+  const float* point(int64_t i) const { return first + i * depth * columns; }
   float* at(int64_t point, int64_t d, int64_t column) {
-    return panels.data<float>() + point * depth * columns + column / panel * panel * depth +
-           d * panel + column % panel;
+    return first + point * depth * columns + column / panel * panel * depth + d * panel +
+           column % panel;
   }
 };
 
 Weights empty_weights(int64_t depth, int64_t columns) {
-  return {Tensor::empty({float_points, depth, columns}, DType::f32), depth, columns};
+  Tensor panels = Tensor::empty({float_points, depth, columns}, DType::f32);
+  return {panels, panels.data<float>(), depth, columns};
 }
 
 // w [k, 3, 3, c] as the factor from c to k channels. Eight output channels at a time are transposed
@@ -110,6 +112,7 @@ Tensor convolve(const Tensor& x, const Weights& weights, int64_t padding) {
   constexpr int64_t bytes = float_points * sizeof(float);
   const auto plan = BlockPlan::of(grid.tiles(), bytes * depth * columns, bytes * (depth + columns));
   const int64_t v_point = plan.block * depth, m_point = plan.block * columns;
+  float* to = y.data<float>();
   const Tensor transformed = Tensor::empty({plan.slots(), float_points, v_point}, DType::f32);
   const Tensor products = Tensor::empty({plan.slots(), float_points, m_point}, DType::f32);
   const auto v = [&](const Block& block) {
@@ -130,7 +133,7 @@ Tensor convolve(const Tensor& x, const Weights& weights, int64_t padding) {
       },
       [&](const Block& block, int64_t t) {
         transform_output(m(block) + t * columns, m_point, grid, grid.tile(block.first + t), columns,
-                         y.data<float>());
+                         to);
       });
   return y;
 }

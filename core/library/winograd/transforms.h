@@ -6,9 +6,11 @@
 // Each function transforms one line of registers; a register holds the same pixel of eight or
 // sixteen channels. in_both_directions applies it to the columns and then to the rows of a tile.
 #pragma once
-#include "core/library/winograd/vector.h"
+#include "core/library/avx2/vector.h"
 
 namespace qt::winograd {
+
+using namespace avx2;
 
 // ---- F(4x4, 3x3): interpolation points 0, 1, -1, 2, -2, infinity; 36 products for 144 ----
 constexpr int float_tile = 4, float_side = 6, float_points = float_side * float_side;

@@ -4,7 +4,7 @@
 //   dw = G^T [ sum over tiles of (A dy A^T) * (B^T d B) ] G
 //
 // The sum is 36 products [k, tiles] x [tiles, c], made for a chunk of tiles at a time.
-#include "core/library/winograd/products.h"
+#include "core/library/avx2/products.h"
 #include "core/library/winograd/tiles.h"
 #include "core/library/winograd/transforms.h"
 #include "core/library/winograd/winograd.h"

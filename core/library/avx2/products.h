@@ -1,11 +1,11 @@
-// core/library/winograd/products.h -- the matrix products between the transforms: panels of sixteen
-// columns, six rows at a time in registers.
+// core/library/avx2/products.h -- matrix products in panels of sixteen columns, six rows at a time
+// in registers.
 #pragma once
 #include <type_traits>
 
-#include "core/library/winograd/vector.h"
+#include "core/library/avx2/vector.h"
 
-namespace qt::winograd {
+namespace qt::avx2 {
 
 constexpr int64_t panel = 16;  // columns: two registers of f32 or int32
 
@@ -98,4 +98,4 @@ inline void multiply(int64_t rows, const int16_t* a, const int16_t* b, int64_t d
     });
 }
 
-}  // namespace qt::winograd
+}  // namespace qt::avx2

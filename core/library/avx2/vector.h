@@ -1,4 +1,4 @@
-// core/library/winograd/vector.h -- one AVX2 register as eight floats, eight int32 or sixteen
+// core/library/avx2/vector.h -- one AVX2 register as eight floats, eight int32 or sixteen
 // int16, with the few operations that the transforms and products need.
 #pragma once
 #include <immintrin.h>
@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace qt::winograd {
+namespace qt::avx2 {
 
 // +, - and * work lane by lane (GCC's vector extension). Integer sums wrap, hence unsigned.
 using F32x8 = float __attribute__((vector_size(32)));
@@ -82,4 +82,4 @@ QT_INLINE void transpose(F32x8 (&r)[8]) {
   }
 }
 
-}  // namespace qt::winograd
+}  // namespace qt::avx2
