@@ -44,6 +44,12 @@ QT_INLINE I16x16 load_shorts(const int16_t* p) {
 QT_INLINE U32x8 load_words(const int32_t* p) {
   return U32x8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+// Sixteen int16 as floats.
+QT_INLINE void store_floats(float* p, I16x16 v) {
+  const auto half = [](__m128i lanes) { return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(lanes)); };
+  _mm256_storeu_ps(p, half(_mm256_castsi256_si128(__m256i(v))));
+  _mm256_storeu_ps(p + 8, half(_mm256_extracti128_si256(__m256i(v), 1)));
+}
 QT_INLINE void store(int16_t* p, I16x16 v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), __m256i(v));
 }

@@ -80,7 +80,8 @@ Tensor convolve(const Code* x, const Tensor& w, const Conv2dShape& shape) {
 
   const auto plan =
       BlockPlan::of(grid.tiles(), code_points * 2 * c * k, code_points * (2 * c + 4 * k));
-  const int64_t v_point = plan.block * c, m_point = plan.block * k;
+  const int64_t v_point = plan.block * c + line<int16_t>;
+  const int64_t m_point = plan.block * k + line<int32_t>;
   float* to = y.data<float>();
   const Tensor transformed = Tensor::empty({plan.slots(), code_points, v_point * 2}, DType::u8);
   const Tensor products = Tensor::empty({plan.slots(), code_points, m_point}, DType::i32);

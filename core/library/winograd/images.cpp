@@ -111,7 +111,8 @@ Tensor convolve(const Tensor& x, const Weights& weights, int64_t padding) {
 
   constexpr int64_t bytes = float_points * sizeof(float);
   const auto plan = BlockPlan::of(grid.tiles(), bytes * depth * columns, bytes * (depth + columns));
-  const int64_t v_point = plan.block * depth, m_point = plan.block * columns;
+  const int64_t v_point = plan.block * depth + line<float>;
+  const int64_t m_point = plan.block * columns + line<float>;
   float* to = y.data<float>();
   const Tensor transformed = Tensor::empty({plan.slots(), float_points, v_point}, DType::f32);
   const Tensor products = Tensor::empty({plan.slots(), float_points, m_point}, DType::f32);

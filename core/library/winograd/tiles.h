@@ -38,6 +38,11 @@ struct Pictures {
   }
 };
 
+// Elements of a cache line. Transform points are kept one line further apart than their data needs:
+// a tile writes to all of them, and at a distance of a power of two they would share one cache set.
+template <class T>
+constexpr int64_t line = 64 / int64_t(sizeof(T));
+
 // A run of tiles that is transformed, multiplied and transformed back together. `worker` says whose
 // scratch memory holds it.
 struct Block {
@@ -45,13 +50,9 @@ struct Block {
   int worker;
 };
 
-// How many tiles are worth transforming together, by measurement (docs/performance.md). Where
-// weights and tiles fit a core's second cache (512 KiB) together, few; else enough to pay for
-// reading the weights again.
-constexpr int64_t tiles_at_a_time(int64_t weight_bytes) {
-  constexpr int64_t half_of_second_cache = 256 << 10;
-  return weight_bytes <= half_of_second_cache ? 24 : 48;
-}
+// Tiles that are worth transforming together, by measurement (docs/performance.md): enough to pay
+// for reading the weights again, few enough to stay in a core's caches.
+constexpr int64_t tiles_at_a_time = 48;
 
 // Up to a few MiB of transformed weights every thread works on blocks of its own and reads them
 // again for each block; beyond, all threads share a block and each reads its part of the weights
@@ -62,7 +63,7 @@ struct BlockPlan {
 
   static BlockPlan of(int64_t tiles, int64_t weight_bytes, int64_t tile_bytes) {
     constexpr int64_t own_weights = 3 << 20, scratch = 16 << 20;
-    const int64_t few = tiles_at_a_time(weight_bytes);
+    constexpr int64_t few = tiles_at_a_time;
     if (weight_bytes > own_weights)
       return {tiles, std::clamp<int64_t>(scratch / tile_bytes, few, tiles + few), true};
     const int64_t rounds = (tiles + few - 1) / few;

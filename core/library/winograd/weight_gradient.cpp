@@ -12,6 +12,9 @@
 namespace qt::winograd {
 namespace {
 
+// Tiles that are transformed before they are multiplied: twice as many as for images, because the
+// sums are written again for each chunk.
+constexpr int64_t chunk = 2 * tiles_at_a_time;
 // Sums of up to this many bytes are kept several times, one for each part of the tiles, so that
 // threads work apart; the number of parts is fixed, so the bits do not depend on the threads.
 constexpr int64_t own_sums_bytes = 640 << 10, most_parts = 16;
@@ -22,13 +25,8 @@ struct Problem {
   Pictures<float> dy;
   TileGrid grid;
   int64_t padding;
-  // Tiles that are transformed before they are multiplied: twice as many as for images, because
-  // the sums are written again for each chunk.
-  int64_t chunk() const {
-    return 2 * tiles_at_a_time(float_points * int64_t(sizeof(float)) * x.channels * dy.channels);
-  }
-  int64_t v_point() const { return chunk() * x.channels; }
-  int64_t m_point() const { return chunk() * dy.channels; }
+  int64_t v_point() const { return chunk * x.channels + line<float>; }
+  int64_t m_point() const { return chunk * dy.channels + line<float>; }
 };
 
 // Transformed inputs v [36][chunk][c] and gradients m [36][chunk][k].
@@ -44,12 +42,21 @@ void transform_tile(const Problem<T>& p, const Tile& tile, int64_t slot, const S
       pixels[row][column] =
           p.x.pixel(tile.n, tile.h + row - p.padding, tile.w + column - p.padding);
   float* v = to.v + slot * p.x.channels;
-  for (int64_t c = 0; c < p.x.channels; c += 8)
-    in_both_directions<InputLine, F32x8>(
-        [&](int row, int column) { return load_floats(pixels[row][column] + c); },
-        [&](int row, int column, F32x8 value) {
-          store(v + (row * float_side + column) * p.v_point() + c, value);
-        });
+  if constexpr (std::is_same_v<T, float>) {
+    for (int64_t c = 0; c < p.x.channels; c += 8)
+      in_both_directions<InputLine, F32x8>(
+          [&](int row, int column) { return load_floats(pixels[row][column] + c); },
+          [&](int row, int column, F32x8 value) {
+            store(v + (row * float_side + column) * p.v_point() + c, value);
+          });
+  } else {
+    for (int64_t c = 0; c < p.x.channels; c += 16)
+      in_both_directions<InputLineOfCodes, I16x16>(
+          [&](int row, int column) { return load_shorts(pixels[row][column] + c); },
+          [&](int row, int column, I16x16 value) {
+            store_floats(v + (row * float_side + column) * p.v_point() + c, value);
+          });
+  }
 
   const float* gradients[float_tile][float_tile];
   for (int row = 0; row < float_tile; ++row)
@@ -91,8 +98,8 @@ void sum_apart(const Problem<T>& p, int64_t parts, Tensor& sums) {
     float* to = sums.data<float>() + part * of_part;
     const int64_t first = part * per_part, last = std::min(first + per_part, tiles);
     if (first >= last) std::fill(to, to + of_part, 0.0f);
-    for (int64_t t = first; t < last; t += p.chunk()) {
-      const int64_t count = std::min(p.chunk(), last - t);
+    for (int64_t t = first; t < last; t += chunk) {
+      const int64_t count = std::min(chunk, last - t);
       for (int64_t i = 0; i < count; ++i) transform_tile(p, p.grid.tile(t + i), i, scratch);
       for (int64_t point = 0; point < float_points; ++point)
         add_products(p, point, count, scratch, t > first, to);
@@ -107,8 +114,8 @@ void sum_together(const Problem<T>& p, Tensor& sums) {
   Tensor v = Tensor::empty({float_points, p.v_point()}, DType::f32);
   Tensor m = Tensor::empty({float_points, p.m_point()}, DType::f32);
   const Scratch scratch{v.data<float>(), m.data<float>()};
-  for (int64_t t = 0; t < tiles; t += p.chunk()) {
-    const int64_t count = std::min(p.chunk(), tiles - t);
+  for (int64_t t = 0; t < tiles; t += chunk) {
+    const int64_t count = std::min(chunk, tiles - t);
     parallel_for(count, [&](int64_t i, int) { transform_tile(p, p.grid.tile(t + i), i, scratch); });
     parallel_for(float_points, [&](int64_t point, int) {
       add_products(p, point, count, scratch, t > 0, sums.data<float>());
@@ -147,7 +154,7 @@ Tensor weight_gradient(const T* x, const float* dy, const Conv2dShape& shape) {
                      .padding = shape.padding};
   const int64_t elements = float_points * shape.k * shape.c;
   const bool apart = elements * int64_t(sizeof(float)) <= own_sums_bytes;
-  const int64_t parts = apart ? std::clamp<int64_t>(p.grid.tiles() / p.chunk(), 1, most_parts) : 1;
+  const int64_t parts = apart ? std::clamp<int64_t>(p.grid.tiles() / chunk, 1, most_parts) : 1;
   Tensor sums = Tensor::empty({parts, elements}, DType::f32);
   if (apart)
     sum_apart(p, parts, sums);
