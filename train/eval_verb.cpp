@@ -105,12 +105,14 @@ ExitCode eval_verb(const CommandLine& command) {
                 .limit = command.limit,
                 .predictions = command.predictions.empty() ? nullptr : &predictions});
   if (!command.predictions.empty()) write_safetensors(command.predictions, predictions.tensors());
-  std::array<char, 128> text{};
-  std::snprintf(text.data(), text.size(), "%s top-1 %.2f %%, loss %.4f, %lld pictures",
+  std::array<char, 256> text{};
+  std::snprintf(text.data(), text.size(),
+                "%s top-1 %.2f %%, loss %.4f, %lld pictures, %.0f a second (%.0f in the network)",
                 run.program                        ? "integer-program"
                 : run.mode == ForwardMode::float32 ? "float"
                                                    : "simulated",
-                result.top1, result.loss, static_cast<long long>(result.images));
+                result.top1, result.loss, static_cast<long long>(result.images), result.rate,
+                result.network_rate);
   print(std::string(text.data()) + "; " + run.what);
   return ExitCode::done;
 }
