@@ -4,7 +4,7 @@
 #include <thread>
 
 #include "core/base/log.h"
-#include "core/device/memory.h"
+#include "core/device/cpu.h"
 #include "core/library/library.h"
 #include "deploy/engine.h"
 #include "deploy/report.h"
@@ -86,12 +86,9 @@ std::string integer_kernel() {
 }
 
 std::string instruction_sets() {
-  std::string text;
-  if (__builtin_cpu_supports("avx2")) text += "AVX2";
-  if (__builtin_cpu_supports("avx512f")) text += " AVX512";
-  if (__builtin_cpu_supports("avx512vnni")) text += " VNNI";
-  if (__builtin_cpu_supports("avx512bf16")) text += " BF16";
-  return text.empty() ? "none of AVX2, AVX512, VNNI, BF16" : text;
+  const std::string here = name_of(detected_isa()), used = name_of(cpu_isa());
+  if (!isa_limit()) return here + " (QATTRAIN_MAX_ISA may lower it)";
+  return used + " (QATTRAIN_MAX_ISA; this CPU has " + here + ")";
 }
 
 }  // namespace
@@ -108,12 +105,14 @@ ExitCode eval_verb(const CommandLine& command) {
                 .limit = command.limit,
                 .predictions = command.predictions.empty() ? nullptr : &predictions});
   if (!command.predictions.empty()) write_safetensors(command.predictions, predictions.tensors());
-  std::array<char, 128> text{};
-  std::snprintf(text.data(), text.size(), "%s top-1 %.2f %%, loss %.4f, %lld pictures",
+  std::array<char, 256> text{};
+  std::snprintf(text.data(), text.size(),
+                "%s top-1 %.2f %%, loss %.4f, %lld pictures, %.0f a second (%.0f in the network)",
                 run.program                        ? "integer-program"
                 : run.mode == ForwardMode::float32 ? "float"
                                                    : "simulated",
-                result.top1, result.loss, static_cast<long long>(result.images));
+                result.top1, result.loss, static_cast<long long>(result.images), result.rate,
+                result.network_rate);
   print(std::string(text.data()) + "; " + run.what);
   return ExitCode::done;
 }
@@ -148,7 +147,7 @@ ExitCode doctor_verb(const CommandLine&) {
   print(std::string("qattrain ") + version_number + " (" + version_commit +
         ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) +
         ", threads used: " + std::to_string(pin_threads(0)) +
-        "\ninstruction sets: " + instruction_sets() + "\nlibrary: " + current_library().name() +
+        "\ninstruction set: " + instruction_sets() + "\nlibrary: " + current_library().name() +
         "\ninteger convolution: " + integer_kernel() + "\ndevice: cpu");
   return ExitCode::done;
 }

@@ -3,6 +3,7 @@
 #include "train/evaluate.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 
 #include "deploy/engine.h"
@@ -35,6 +36,34 @@ Tensor head(const Tensor& x, int64_t n) {
   return part;
 }
 
+// Rates, in which the first batch, whose plans are created and memory touched, counts only where it
+// is the only one.
+class Stopwatch {
+ public:
+  void network_begins() { network_began_ = Clock::now(); }
+  void network_ends(int64_t images) {
+    const auto ended = Clock::now();
+    if (++batches_ == 2) network_ = {}, images_ = 0, began_ = first_ended_;
+    network_ += ended - network_began_;
+    images_ += images;
+    if (batches_ == 1) first_ended_ = ended;
+  }
+  void report(Evaluation& evaluation) const {
+    const auto rate = [&](Clock::duration time) {
+      const double seconds = std::chrono::duration<double>(time).count();
+      return seconds > 0 ? double(images_) / seconds : 0;
+    };
+    evaluation.network_rate = rate(network_);
+    evaluation.rate = rate(Clock::now() - began_);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point began_ = Clock::now(), network_began_, first_ended_;
+  Clock::duration network_{};
+  int64_t images_ = 0, batches_ = 0;
+};
+
 }  // namespace
 
 NamedTensors Predictions::tensors() const {
@@ -51,10 +80,14 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
   const int64_t limit = std::min(options.limit.value_or(dataset->size()), dataset->size());
   Evaluation result;
   int64_t correct = 0;
+  Stopwatch watch;
   loader.start_epoch(0);
   for (Batch batch; result.images < limit && loader.next(batch);) {
     const int64_t n = std::min(batch.labels.elements(), limit - result.images);
-    const Tensor labels = head(batch.labels, n), logits = logits_of(head(batch.images, n));
+    const Tensor labels = head(batch.labels, n), images = head(batch.images, n);
+    watch.network_begins();
+    const Tensor logits = logits_of(images);
+    watch.network_ends(n);
     result.images += n;
     result.loss += cross_entropy(logits, labels);
     correct += count_top1(logits, labels);
@@ -68,6 +101,7 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
     }
     if (options.stop && options.stop()) break;
   }
+  watch.report(result);
   if (result.images) result.loss /= double(result.images);
   if (result.images) result.top1 = 100.0 * double(correct) / double(result.images);
   return result;

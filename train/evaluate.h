@@ -17,6 +17,9 @@ struct Evaluation {
   double loss = 0;  // mean cross entropy
   double top1 = 0;  // percent
   int64_t images = 0;
+  // Pictures a second, without the first batch where there are more: in the network alone, and with
+  // the waiting for pictures.
+  double network_rate = 0, rate = 0;
 };
 
 // What `eval --predictions` writes: logits f32 [N, classes] and labels i64 [N] in the order of the

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/base/files.h"
+#include "core/device/cpu.h"
 
 namespace qt {
 namespace {
@@ -158,8 +159,7 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
 
 Precision backward_precision(const Experiment& experiment) {
   const std::string& name = experiment.train.backward;
-  if (name == "auto")
-    return __builtin_cpu_supports("avx512bf16") ? Precision::bf16 : Precision::f32;
+  if (name == "auto") return cpu_has(Isa::avx512_bf16) ? Precision::bf16 : Precision::f32;
   return name == "bf16" ? Precision::bf16 : Precision::f32;
 }
 

@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "core/base/log.h"
+#include "core/device/cpu.h"
 #include "core/library/library.h"
 #include "train/cli.h"
 #include "train/trainer.h"
@@ -65,6 +66,7 @@ void write_run_files(const RunFolder& folder, const CommandLine& command,
                                          {"git", version_commit},
                                          {"compiler", __VERSION__},
                                          {"device", "cpu"},
+                                         {"isa", name_of(cpu_isa())},
                                          {"library", current_library().name()},
                                          {"run", trainer.summary()}});
 }

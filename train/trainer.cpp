@@ -78,6 +78,7 @@ void Trainer::end_epoch() {
   const bool phase_ends = epoch == phase().config->epochs;
   const auto due = [&](int every) { return phase_ends || (every > 0 && epoch % every == 0); };
   std::optional<double> score;
+  if (phase_ends) log_->phase_ended(phase().name);
   log_->pause();
   if (phase().mode != ForwardMode::float32 && experiment_.log.histograms_every > 0 &&
       due(experiment_.log.histograms_every))

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <utility>
 
 #include "core/base/log.h"
 #include "core/device/memory.h"
@@ -32,7 +33,8 @@ TrainingLog::TrainingLog(const Experiment& experiment, const TrainingLogOptions&
       remaining_({.first_step = at.at.steps_done,
                   .total_steps = options.total_steps,
                   .steps_per_epoch = options.steps_per_epoch}),
-      since_(now()) {
+      since_(now()),
+      step_began_(since_) {
   if (options.resumed) metrics_.events().session_start(at.at.steps_done + 1);
 }
 
@@ -40,6 +42,7 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
   waited_ += report.seconds_waited;
   images_ += report.images;
   remaining_.step_done(state.at.steps_done, now(), report.seconds_waited);
+  count(report, state.at.steps_done);
   if (state.at.steps_done % experiment_.log.every == 0) {
     const double seconds = std::max(now() - since_, 1e-9);
     last_loss_ = state.meter.mean_loss(), last_top1_ = state.meter.top1(), has_last_ = true;
@@ -51,11 +54,41 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
                     {"train/images_per_second", images_per_second_},
                     {"train/data_wait", waited_ / seconds},
                     {"train/step_projections", double(state.projections)},
-                    {"memory/peak_bytes", double(memory_stats().peak)}});
+                    {"memory/peak_bytes", double(memory_stats().peak)},
+                    {"memory/peak_resident_bytes", double(process_memory().peak_resident_bytes)},
+                    {"memory/system_allocations", double(system_allocations_)}});
     state.meter = Meter();
     since_ = now(), waited_ = 0, images_ = 0;
   }
   if (options_.show_progress && progress_.due()) show(report, state);
+}
+
+void TrainingLog::count(const StepReport& report, int64_t steps_done) {
+  const double ended = now();
+  if (!std::exchange(first_step_of_phase_, false)) {
+    ++totals_.steps, totals_.images += report.images;
+    totals_.seconds += ended - step_began_, totals_.waited += report.seconds_waited;
+  }
+  step_began_ = ended;
+  const uint64_t asked = memory_stats().system_allocations;
+  if (asked != system_allocations_) system_allocations_ = asked, grew_at_step_ = steps_done;
+}
+
+void TrainingLog::phase_ended(const std::string& phase) {
+  if (totals_.steps > 0 && totals_.seconds > 0) {
+    std::array<char, 256> text{};
+    std::snprintf(
+        text.data(), text.size(),
+        "%s: %.1f ms a step, %.0f pictures a second, %.1f %% of it waiting for them; peak "
+        "memory %.0f MiB; memory was last asked of the system in step %lld",
+        phase.c_str(), 1e3 * totals_.seconds / double(totals_.steps),
+        double(totals_.images) / totals_.seconds, 100 * totals_.waited / totals_.seconds,
+        double(process_memory().peak_resident_bytes) / double(1 << 20),
+        static_cast<long long>(grew_at_step_));
+    say(text.data());
+  }
+  totals_ = Totals();
+  first_step_of_phase_ = true;
 }
 
 void TrainingLog::show(const StepReport& report, const TrainState& state) {
@@ -100,6 +133,7 @@ void TrainingLog::pause() {
 
 void TrainingLog::resume() {
   since_ += now() - paused_at_;
+  step_began_ += now() - paused_at_;
   remaining_.pause_ends(now());
 }
 

@@ -39,6 +39,8 @@ class TrainingLog {
   void evaluated(const std::string& phase, const TrainState& state, const Evaluation& evaluation,
                  const std::string& what);
   void statistics(const TrainState& state, const std::vector<LayerStatistics>& layers);
+  // One line: what a step took and what memory the process needed.
+  void phase_ended(const std::string& phase);
   // Around evaluations and saves, so that they do not spoil the rates.
   void pause();
   void resume();
@@ -48,6 +50,7 @@ class TrainingLog {
 
  private:
   void show(const StepReport& report, const TrainState& state);
+  void count(const StepReport& report, int64_t steps_done);
   double now() const;
 
   const Experiment& experiment_;
@@ -60,6 +63,17 @@ class TrainingLog {
   // Since the last line of metrics.jsonl, without pauses.
   double since_ = 0, waited_ = 0, paused_at_ = 0;
   int64_t images_ = 0;
+  // Of the phase, in this process, without pauses and without the first step, which creates plans.
+  struct Totals {
+    int64_t steps = 0, images = 0;
+    double seconds = 0, waited = 0;
+  };
+  Totals totals_;
+  double step_began_ = 0;
+  bool first_step_of_phase_ = true;
+  // When the memory pool last asked the operating system.
+  uint64_t system_allocations_ = 0;
+  int64_t grew_at_step_ = 0;
 };
 
 }  // namespace qt

@@ -2,6 +2,7 @@
 #include "core/device/memory.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <bit>
 #include <cstdlib>
@@ -119,5 +120,12 @@ std::shared_ptr<void> allocate(size_t bytes) {
 MemoryStats memory_stats() { return pool().stats(); }
 void reset_memory_peak() { pool().reset_peak(); }
 void release_cached_memory() { pool().release(); }
+
+ProcessMemory process_memory() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return {.peak_resident_bytes = uint64_t(usage.ru_maxrss) << 10,
+          .page_faults = uint64_t(usage.ru_minflt)};
+}
 
 }  // namespace qt

@@ -22,6 +22,7 @@ using winograd::Operation;
 
 class OneDnn final : public Library {
  public:
+  OneDnn() { limit_onednn(); }
   std::string name() const override { return "onednn"; }
 
   Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {

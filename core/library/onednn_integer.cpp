@@ -1,18 +1,43 @@
-// core/library/onednn_integer.cpp -- the exactness rules of oneDNN's int8 kernels.
+// core/library/onednn_integer.cpp -- oneDNN's instruction set, and the exactness rules of its int8
+// kernels.
 #include "core/library/onednn_integer.h"
 
 #include <dnnl.hpp>
+
+#include "core/device/cpu.h"
 
 namespace qt {
 
 namespace {
 
+dnnl::cpu_isa onednn_name(Isa isa) {
+  switch (isa) {
+    case Isa::sse41: return dnnl::cpu_isa::sse41;
+    case Isa::avx2: return dnnl::cpu_isa::avx2;
+    case Isa::avx512: return dnnl::cpu_isa::avx512_core;
+    case Isa::avx512_vnni: return dnnl::cpu_isa::avx512_core_vnni;
+    default: return dnnl::cpu_isa::all;  // with what oneDNN knows beyond: AMX
+  }
+}
+
 // oneDNN's names of instruction sets are bit sets; each holds the bits of the sets it includes.
 bool effective_isa_includes(dnnl::cpu_isa wanted) {
+  limit_onednn();
   return (int(dnnl::get_effective_cpu_isa()) & int(wanted)) == int(wanted);
 }
 
 }  // namespace
+
+void limit_onednn() {
+  static const bool done = [] {
+    if (!isa_limit()) return true;
+    const dnnl::status status = dnnl::set_max_cpu_isa(onednn_name(*isa_limit()));
+    QT_CHECK(status == dnnl::status::success,
+             "oneDNN was used before QATTRAIN_MAX_ISA could be told to it");
+    return true;
+  }();
+  (void)done;
+}
 
 ByteProducts effective_byte_products() {
   const bool vnni = effective_isa_includes(dnnl::cpu_isa::avx512_core_vnni) ||

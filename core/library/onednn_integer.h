@@ -10,7 +10,11 @@ namespace qt {
 // How the CPU adds products of bytes: VNNI sums four of them in 32 bits; older vector units sum two
 // in 16 bits, saturating.
 enum class ByteProducts { saturating_pairs, vnni };
-// Of the instruction set oneDNN uses (which DNNL_MAX_CPU_ISA may lower).
+// Tells oneDNN what QATTRAIN_MAX_ISA allows. Called before anything else is asked of oneDNN, which
+// takes a limit only until its first use; does something once.
+void limit_onednn();
+
+// Of the instruction set oneDNN uses.
 ByteProducts effective_byte_products();
 // Whether that instruction set multiplies bf16, includes AVX2, and ends there.
 bool has_native_bf16();

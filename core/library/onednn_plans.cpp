@@ -1,6 +1,8 @@
 // core/library/onednn_plans.cpp -- creating and running oneDNN's convolutions.
 #include "core/library/onednn_plans.h"
 
+#include "core/library/onednn_integer.h"
+
 namespace qt {
 namespace {
 
@@ -9,7 +11,10 @@ using Tag = memory::format_tag;
 using Type = memory::data_type;
 
 const dnnl::engine& cpu() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+  static const dnnl::engine engine = [] {
+    limit_onednn();
+    return dnnl::engine(dnnl::engine::kind::cpu, 0);
+  }();
   return engine;
 }
 

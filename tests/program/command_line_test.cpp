@@ -33,6 +33,17 @@ TEST_F(CommandLineTest, QuestionsAreAnsweredWithoutARun) {
   EXPECT_TRUE(has(doctor.output, "integer convolution: onednn")) << doctor.output;
 }
 
+TEST_F(CommandLineTest, TheInstructionSetCanBeLimited) {
+  const Result limited = run({"doctor"}, "export QATTRAIN_MAX_ISA=sse41");
+  EXPECT_EQ(limited.code, 0) << limited.output;
+  EXPECT_TRUE(has(limited.output, "instruction set: sse41 (QATTRAIN_MAX_ISA; this CPU has "))
+      << limited.output;
+  EXPECT_FALSE(has(limited.output, ":avx")) << limited.output;  // of the kernel's name
+  const Result wrong = run({"doctor"}, "export QATTRAIN_MAX_ISA=avx3");
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_TRUE(has(wrong.output, "allowed: sse41, avx2")) << wrong.output;
+}
+
 TEST_F(CommandLineTest, DumpConfigComesBackAsTheSameConfig) {
   for (const char* style : {"--dump-config", "--dump-config=full", "--dump-config=minimal"}) {
     const Result first = run(tiny({style, "quant.weights.bits=4", "--seed", "9"}));

@@ -6,9 +6,12 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <thread>
 
+#include "core/device/memory.h"
 #include "train/network.h"
 #include "train/statistics.h"
 
@@ -115,6 +118,24 @@ TEST(Evaluate, TheLimitHoldsWithinABatch) {
   EXPECT_NEAR(e.top1, 100.0 * 4 / 6, 1e-12);
 }
 
+TEST(Evaluate, RatesLeaveOutTheFirstBatchWhereThereAreMore) {
+  using namespace std::chrono_literals;
+  const auto set = std::make_shared<ColourSet>(12);
+  int calls = 0;
+  const auto slow_at_first = [&](const Tensor& images) {
+    std::this_thread::sleep_for(calls++ == 0 ? 400ms : 20ms);
+    return logits_by_colour(images);
+  };
+  const Evaluation many = evaluate(set, slow_at_first, {.loader = {.batch = 4}});
+  EXPECT_GT(many.network_rate, 40);   // 8 pictures in about 40 ms; 12 in 440 ms would be 27
+  EXPECT_LE(many.network_rate, 200);  // no sleep is shorter than asked
+  EXPECT_LE(many.rate, many.network_rate);
+  calls = 0;
+  const Evaluation one = evaluate(set, slow_at_first, {.loader = {.batch = 12}});
+  EXPECT_GT(one.network_rate, 0);
+  EXPECT_LE(one.network_rate, 30);
+}
+
 TEST(LayerStatistics, CountClippedValuesAndUsedCodes) {
   const Tensor real = Tensor::of(Shape{8}, std::vector<float>{-9, -3, -1, 0, 0.9f, 1, 3, 100});
   const Tensor codes = Tensor::of(Shape{8}, std::vector<int8_t>{-3, -3, -1, 0, 1, 1, 3, 3})
@@ -203,6 +224,37 @@ TEST_F(TrainerRun, LowersTheLossOfAFewPicturesItSeesAgain) {
   const double first = loss_at(0), last = loss_at(lines.rfind("train/loss"));
   EXPECT_GT(first, 1.5);
   EXPECT_LT(last, 0.5 * first);
+}
+
+// system_allocations after each step, from metrics.jsonl.
+std::vector<double> allocations_by_step(const std::string& lines) {
+  const std::string key = "\"memory/system_allocations\":";
+  std::vector<double> all;
+  for (size_t at = lines.find(key); at != std::string::npos; at = lines.find(key, at + 1))
+    all.push_back(std::stod(lines.substr(at + key.size())));
+  return all;
+}
+
+TEST_F(TrainerRun, AsksTheSystemForNoMemoryAfterTheFirstStepsOfAPhase) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "nothing is cached under AddressSanitizer";
+#endif
+  read(
+      "train: {batch: 8, float: {epochs: 1, lr: 0.01}, qat: {epochs: 1, lr: 0.001}}\n"
+      "log: {every: 1, histograms_every: 0}\neval: {batch: 20}\n");
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.show_progress = false});
+  release_cached_memory();  // of earlier tests
+  const uint64_t before = memory_stats().system_allocations;
+  trainer.open(run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  const auto after = allocations_by_step(files::read_all(run.file("metrics.jsonl")));
+  ASSERT_EQ(after.size(), 16u);  // 8 steps of float, 8 of QAT
+  EXPECT_GT(after[0], double(before));
+  for (const size_t phase : {size_t(0), size_t(8)})
+    for (size_t step = phase + 4; step < phase + 8; ++step)
+      EXPECT_EQ(after[step], after[phase + 3]) << "step " << step + 1;
 }
 
 TEST_F(TrainerRun, RefusesAnEpochWithoutSteps) {
