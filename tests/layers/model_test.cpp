@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "core/base/philox.h"
 #include "core/ops/ops.h"
+#include "tests/support/tensors.h"
 
 namespace qt {
 namespace {
@@ -119,6 +121,89 @@ TEST(Model, UnknownNamesListTheKnownOnes) {
     FAIL();
   } catch (const ConfigError& error) {
     EXPECT_THAT(error.what(), testing::HasSubstr("resnet18, resnet20"));
+  }
+}
+
+// Logits and each layer's codes of a pass that does not train.
+struct Evaluation : Observer {
+  std::map<std::string, Tensor> codes;
+  Tensor logits;
+  void quantized(const std::string& name, const Tensor&, const Tensor& seen) override {
+    codes[name] = seen;
+  }
+  Evaluation(Model& model, ForwardMode mode) {
+    const Tape::Pause pause;
+    logits = model.forward(pictures(), {.mode = mode, .observer = this}).value();
+  }
+};
+
+void expect_same(const Evaluation& a, const Evaluation& b) {
+  EXPECT_TRUE(same_bits(a.logits, b.logits));
+  ASSERT_EQ(a.codes.size(), b.codes.size());
+  for (const auto& [name, codes] : a.codes) {
+    ASSERT_TRUE(b.codes.count(name)) << name;
+    EXPECT_TRUE(same_bits(codes, b.codes.at(name))) << name;
+  }
+}
+
+TEST_P(ModelBits, IntegerAndExactFloatGiveTheSameCodesAndLogitsInEvaluation) {
+  const auto model = calibrated(spec_of(GetParam()));
+  const Evaluation a(*model, ForwardMode::int8), b(*model, ForwardMode::exact_float);
+  expect_same(a, b);
+  EXPECT_EQ(a.codes.size(), 21u) << "19 convolutions of 3x3 and two downsamplings";
+}
+
+TEST_P(ModelBits, LibrariesGiveTheSameCodesAndLogits) {
+  const auto model = calibrated(spec_of(GetParam()));
+  const Evaluation onednn(*model, ForwardMode::int8);
+  const UseLibrary use(library_by_name("reference"));
+  expect_same(onednn, Evaluation(*model, ForwardMode::int8));
+}
+
+TEST(Model, ResNet18HasTorchvisionsNames) {
+  ModelSpec spec = spec_of(8);
+  spec.name = "resnet18";
+  spec.stem = "imagenet";
+  spec.image_size = 64;
+  const auto model = make_model(spec);
+  std::map<std::string, std::string> shapes;
+  for (const auto& [name, tensor] : state_of(*model)) shapes[name] = tensor.shape().text();
+  EXPECT_EQ(shapes["conv1.weight"], "[64, 7, 7, 3]");
+  EXPECT_EQ(shapes["layer1.1.bn2.bias"], "[64]");
+  EXPECT_EQ(shapes["layer2.0.downsample.0.weight"], "[128, 1, 1, 64]");
+  EXPECT_EQ(shapes["layer2.0.downsample.1.running_mean"], "[128]");
+  EXPECT_EQ(shapes["layer4.1.conv2.weight"], "[512, 3, 3, 512]");
+  EXPECT_EQ(shapes["fc.weight"], "[10, 512]");
+}
+
+TEST(Model, OverridesReachTheLayersTheyNameAndNoOthers) {
+  ModelSpec spec = spec_of(4);
+  spec.quant.overrides = [](const std::string& name, QuantSpec& weights, QuantSpec& activations) {
+    if (name == "layer2.1.conv2") weights.bits = 3, activations.bits = 5;
+  };
+  const auto model = make_model(spec);
+  std::map<std::string, int> wanted{{"layer2.1.conv2.weight_quant", 3},
+                                    {"layer2.1.conv2.act_quant", 5},
+                                    {"conv1.weight_quant", 8},
+                                    {"fc.weight_quant", 8},
+                                    {"avgpool.act_quant", 8}};
+  Visitor visitor;
+  visitor.quantizer = [&](const std::string& name, Quantizer& q) {
+    EXPECT_EQ(q.spec().bits, wanted.count(name) ? wanted[name] : 4) << name;
+  };
+  model->visit(visitor);
+}
+
+TEST(Model, TooSmallImagesAreRefused) {
+  ModelSpec spec = spec_of(8);
+  spec.image_size = 3;
+  Model model(spec);
+  const int image = model.image();
+  try {
+    model.max_pool(image, 5, 2, 0);
+    FAIL() << "accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("images of 3 pixels are too small"));
   }
 }
 

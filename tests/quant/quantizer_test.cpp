@@ -9,6 +9,8 @@
 #include <limits>
 
 #include "quant/fold.h"
+#include "quant/norm_act.h"
+#include "tests/support/tensors.h"
 
 namespace qt {
 namespace {
@@ -85,6 +87,49 @@ TEST(Health, NamesTheFirstConstantThatIsNotFinite) {
   health.watch("layer1.0.conv2", Tensor::full({1}, std::numeric_limits<float>::infinity()));
   EXPECT_EQ(health.first_bad(), "layer1.0.conv1");
   EXPECT_EQ(health.first_bad(), "") << "forgets what it has said";
+}
+
+TEST(Quantizer, FakeQuantsGradientsAreInt8sTimesStep) {
+  for (const bool per_channel : {true, false}) {
+    SCOPED_TRACE(per_channel);
+    const Tensor x = floats({5, 17}, 1, 3), dreal = floats({5, 17}, 2);
+    const int64_t steps = per_channel ? 5 : 1;
+    Tensor step = floats({steps}, 3, 0.1f), dcode = dreal.clone();
+    for (int64_t i = 0; i < steps; ++i) step.data<float>()[i] += 0.4f;
+    for (int64_t i = 0; i < dcode.elements(); ++i)
+      dcode.data<float>()[i] *= step.data<float>()[per_channel ? i / 17 : 0];
+    const QuantSpec spec{.bits = 4, .per_channel = per_channel};
+    const auto whole = make_quantizer(spec, steps), fake = make_quantizer(spec, steps);
+    whole->step()->set(step);
+    fake->step()->set(step);
+    const Var a(x, true), b(x, true);
+    Tape::current().backward(whole->quantize(a, {.mode = ForwardMode::int8}), dcode);
+    Tape::current().backward(fake->quantize(b, {.mode = ForwardMode::fake_quant}), dreal);
+    EXPECT_EQ(difference_of(doubles(a.grad()), doubles(b.grad()), 1e-5), "");
+    EXPECT_EQ(
+        difference_of(doubles(whole->step()->var.grad()), doubles(fake->step()->var.grad()), 1e-5),
+        "");
+  }
+}
+
+TEST(Lsq, AveragesItsStepOverTheBatchesOfACalibration) {
+  const auto lsq = make_quantizer({.bits = 8, .is_signed = false}, 1);
+  for (const float magnitude : {1.0f, 2.0f, 6.0f}) lsq->observe(Tensor::full({2, 5}, magnitude));
+  EXPECT_NEAR(lsq->step()->var.value().data<float>()[0], 2 * 3 / std::sqrt(127.0), 1e-6);
+  EXPECT_NEAR(lsq->step_floor()->data<float>()[0], 2 * 3 / std::sqrt(127.0) / 1000, 1e-8);
+}
+
+TEST(None, PassesNumbersAndGradientsThrough) {
+  const auto none = make_quantizer({.kind = "none"}, 1);
+  EXPECT_TRUE(none->ready());
+  EXPECT_EQ(none->step(), nullptr);
+  const Var x(floats({2, 2, 2, 3}, 1), true);
+  EXPECT_TRUE(same_bits(none->quantize(x, {}).value(), x.value()));
+  const Var y = none->norm_act({.name = "unit", .y = x, .residual = {}, .relu = false}, {});
+  EXPECT_TRUE(same_bits(y.value(), x.value()));
+  const Tensor dout = floats(x.value().shape(), 2);
+  Tape::current().backward(y, dout);
+  EXPECT_TRUE(same_bits(x.grad(), dout));
 }
 
 }  // namespace
