@@ -25,12 +25,20 @@ TEST_F(CommandLineTest, QuestionsAreAnsweredWithoutARun) {
   EXPECT_EQ(run({"--explain", "quant.bits"}).code, 2);
   EXPECT_TRUE(has(run({"--list", "models"}).output, "resnet56"));
   EXPECT_TRUE(has(run({"--list", "quantizers"}).output, "lsq\n"));
+  for (const char* engine : {"onednn\n", "reference\n"})
+    EXPECT_TRUE(has(run({"--list", "engines"}).output, engine)) << "as eval --engine takes them";
   EXPECT_EQ(run({"--list", "colours"}).code, 2);
   EXPECT_EQ(nlohmann::json::parse(run({"--schema"}).output)["$schema"],
             "http://json-schema.org/draft-07/schema#");
   const Result doctor = run({"doctor"});
   EXPECT_EQ(doctor.code, 0);
   EXPECT_TRUE(has(doctor.output, "integer convolution: onednn")) << doctor.output;
+}
+
+TEST_F(CommandLineTest, TheConfigurationPageHoldsWhatTheProgramExplains) {
+  const std::string table = run({"--explain=all"}).output;
+  EXPECT_TRUE(has(table, "| `quant.weights.bits` |"));
+  EXPECT_TRUE(has(read(source("docs/configuration.md")), table)) << "scripts/describe_config.sh";
 }
 
 TEST_F(CommandLineTest, DumpConfigComesBackAsTheSameConfig) {
