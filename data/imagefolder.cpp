@@ -1,9 +1,9 @@
 // data/imagefolder.cpp -- pictures in one folder per class: PATH/train/<class>/*.jpg and PATH/test
 // (or val)/<class>/*.
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <filesystem>
+#include <initializer_list>
 #include <map>
 #include <mutex>
 #include <sstream>
@@ -23,13 +23,19 @@ constexpr int64_t small_side = 128;  // sets of one size up to this are decoded 
 constexpr size_t probes = 64;        // pictures looked at to find the size
 constexpr size_t logged = 10;        // bad samples named in the log
 
-// By extension in any case; the format is then told by content. BMP and WebP are listed so that
-// they are refused, not overlooked.
-bool is_picture(const fs::path& path) {
+// In any case.
+bool has_extension(const fs::path& path, std::initializer_list<const char*> known) {
   std::string extension = path.extension().string();
   for (char& c : extension) c = char(tolower(static_cast<unsigned char>(c)));
-  constexpr std::array known{".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".webp"};
   return std::find(known.begin(), known.end(), extension) != known.end();
+}
+
+// Pictures people have and this program does not read: refused at the start, not overlooked.
+bool is_doubtful(const fs::path& path) { return has_extension(path, {".bmp", ".webp"}); }
+
+// By extension; the format is then told by content.
+bool is_picture(const fs::path& path) {
+  return has_extension(path, {".jpg", ".jpeg", ".png", ".ppm", ".pgm"}) || is_doubtful(path);
 }
 
 std::vector<std::string> sorted_names(const fs::path& folder, bool folders) {
@@ -93,6 +99,7 @@ class ImageFolder : public Dataset {
     folder_ = split_folder(root, split).string();
     list_classes(root / "train");
     list_files();
+    check_doubtful();
     const bool small = choose_extents();
     if (small && size() <= spec.cache_bytes / int64_t(picture_bytes())) decode_all();
   }
@@ -153,6 +160,20 @@ class ImageFolder : public Dataset {
         files_.push_back({file, int32_t(it - classes_.begin())});
     }
     if (files_.empty()) throw DataError("folder '" + folder_ + "' holds no class folder");
+  }
+
+  void check_doubtful() const {
+    std::vector<uint8_t> bytes;
+    for (size_t i = 0; i < files_.size(); ++i) {
+      if (!is_doubtful(files_[i].name)) continue;
+      try {
+        const std::string path = name(int64_t(i));
+        read_picture_file(path, bytes);
+        decode_extents(bytes, path, spec_.max_pixels);
+      } catch (const DataError& error) {
+        note_bad(int64_t(i), error);
+      }
+    }
   }
 
   // Sets the extents from the config or, where it leaves them open, from the pictures. True for a

@@ -101,7 +101,6 @@ class Builder {
   }
 
   void lower(ConvUnit& layer, Instruction& at) {
-    if (!layer.spec().quantize_weights) no_program("its input is real (quant.residual: none)");
     set_codes(at, layer.activation_quantizer());
     check_quantizer(layer.weight_quantizer(), "weights");
     const Instruction& x = input(at, 0);

@@ -13,7 +13,7 @@ namespace qt {
 
 struct RunOptions {
   CodePath path =
-      CodePath::integer;    // how `library` multiplies codes; `reference` knows one way only
+      CodePath::integer;    // how a library multiplies codes; `reference` knows one way only
   bool keep_codes = false;  // hand back every register
 };
 
@@ -48,12 +48,15 @@ class Engine {
   virtual Tensor execute(const Step& step) const = 0;
 };
 
-// "reference": plain loops, the definition. "library": current_library()'s kernels. ConfigError
-// lists what is known.
+// "reference": plain loops, the definition. "onednn": oneDNN's kernels. ConfigError lists what is
+// known.
 using EngineRegistry = Registry<Engine>;
 std::unique_ptr<Engine> make_engine(const std::string& name);
+// The engine on this library's kernels and the launchers; its name is the library's. The library
+// outlives it.
+std::unique_ptr<Engine> make_library_engine(Library& library);
 
-// Logits f32 [n, classes] by the engine "library".
+// Logits f32 [n, classes] on current_library()'s kernels.
 Tensor run_logits(const Program& program, const Tensor& images, CodePath path = CodePath::integer);
 
 // How many rows of logits have their first greatest value at the label (i64 [n]).

@@ -1,5 +1,4 @@
-// deploy/library_engine.cpp -- the integer program on current_library()'s kernels and the
-// launchers.
+// deploy/library_engine.cpp -- the integer program on a library's kernels and the launchers.
 #include "deploy/engine.h"
 #include "deploy/requantize_kernels.h"
 
@@ -8,7 +7,8 @@ namespace {
 
 class LibraryEngine final : public Engine {
  public:
-  std::string name() const override { return "library"; }
+  explicit LibraryEngine(Library& library) : library_(library) {}
+  std::string name() const override { return library_.name(); }
 
  protected:
   Tensor execute(const Step& step) const override {
@@ -17,6 +17,8 @@ class LibraryEngine final : public Engine {
   }
 
  private:
+  Library& library_;
+
   static CodeTarget target(const Step& step) {
     const Shape& y = step.at.output;
     return {Tensor::empty({step.images.dim(0), y[0], y[1], y[2]}, DType::i8), step.at.lo,
@@ -31,10 +33,10 @@ class LibraryEngine final : public Engine {
     look_up_codes(step.images, op.table, y);
     return finished(y, step);
   }
-  static Tensor run(const Conv& op, const Step& step) {
+  Tensor run(const Conv& op, const Step& step) const {
     Conv2dShape shape = op.shape;
     shape.n = step.images.dim(0);
-    const Tensor sums = current_library().conv2d_codes(step.input(0), op.codes, shape, step.path);
+    const Tensor sums = library_.conv2d_codes(step.input(0), op.codes, shape, step.path);
     const CodeTarget y = target(step);
     requantize(sums, op.m, op.b, step.has_residual() ? step.input(1) : Tensor(), op.residual_ratio,
                y);
@@ -59,13 +61,21 @@ class LibraryEngine final : public Engine {
     const Shape& y = step.at.output;
     return step.input(0).reshaped({step.images.dim(0), y[0], y[1], y[2]});
   }
-  static Tensor run(const Classifier& op, const Step& step) {
+  Tensor run(const Classifier& op, const Step& step) const {
     const Tensor x = step.input(0).reshaped({step.images.dim(0), op.codes.dim(1)});
-    return logits_of(current_library().linear_codes(x, op.codes, step.path), op.m, op.bias);
+    return logits_of(library_.linear_codes(x, op.codes, step.path), op.m, op.bias);
   }
 };
 
-const EngineRegistry::Add add_engine{"library", [] { return std::make_unique<LibraryEngine>(); }};
+const EngineRegistry::Add add_engine{"onednn", [] {
+                                       static const auto onednn = library_by_name("onednn");
+                                       return make_library_engine(*onednn);
+                                     }};
 
 }  // namespace
+
+std::unique_ptr<Engine> make_library_engine(Library& library) {
+  return std::make_unique<LibraryEngine>(library);
+}
+
 }  // namespace qt

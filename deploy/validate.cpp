@@ -231,8 +231,8 @@ class Checker {
     const Shape& x = input(0).output;
     require(x[0] + 2 * op.padding >= op.kernel && x[1] + 2 * op.padding >= op.kernel,
             "has a window larger than its padded input");
-    const Shape y{(x[0] + 2 * op.padding - op.kernel) / op.stride + 1,
-                  (x[1] + 2 * op.padding - op.kernel) / op.stride + 1, x[2]};
+    const Shape y{window_positions(x[0], op.padding, op.kernel, op.stride),
+                  window_positions(x[1], op.padding, op.kernel, op.stride), x[2]};
     check_shape(y);
     // A window that begins behind the picture would have no maximum.
     require(

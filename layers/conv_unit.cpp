@@ -50,8 +50,8 @@ Var ConvUnit::forward(const std::vector<Var>& in, const Pass& pass) {
                             .groups = spec_.groups,
                             .path = pass.path(),
                             .backward = pass.backward};
-  const bool codes = pass.quantized() && spec_.quantize_weights;
-  const Var w = codes ? quantized_weight(weight_, *weight_quantizer_, pass) : weight_.var;
+  const Var w =
+      pass.quantized() ? quantized_weight(weight_, *weight_quantizer_, pass) : weight_.var;
   const NormAct args{.name = spec_.conv_name,
                      .y = conv2d(in.at(0), w, options),
                      .norm = &norm_,
@@ -66,8 +66,7 @@ void ConvUnit::visit(const Visitor& visitor) {
   visitor.parameter(spec_.norm_name + ".bias", norm_.beta);
   visitor.buffer(spec_.norm_name + ".running_mean", norm_.running_mean);
   visitor.buffer(spec_.norm_name + ".running_var", norm_.running_var);
-  if (spec_.quantize_weights)
-    visit_quantizer(visitor, spec_.conv_name + ".weight_quant", *weight_quantizer_);
+  visit_quantizer(visitor, spec_.conv_name + ".weight_quant", *weight_quantizer_);
   visit_quantizer(visitor, spec_.conv_name + ".act_quant", *activation_quantizer_);
 }
 

@@ -15,7 +15,6 @@ struct ConvUnitSpec {
   int64_t in = 0, out = 0, kernel = 3, stride = 1, padding = 1, dilation = 1, groups = 1;
   bool relu = true;
   QuantSpec weights, activations;  // activations: of what the unit emits; kind "none": real values
-  bool quantize_weights = true;    // false where the input is real
 };
 
 // in: x [, residual]; out: codes (or reals in float32 and fake_quant mode) [n, h', w', out].

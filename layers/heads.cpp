@@ -32,8 +32,8 @@ Var MaxPool::forward(const std::vector<Var>& in, const Pass&) {
 
 Shape MaxPool::output_shape(const std::vector<Shape>& in) const {
   const Shape& x = in.at(0);
-  const auto length = [&](int64_t n) { return (n + 2 * padding - kernel) / stride + 1; };
-  return {x[0], length(x[1]), length(x[2]), x[3]};
+  return {x[0], window_positions(x[1], padding, kernel, stride),
+          window_positions(x[2], padding, kernel, stride), x[3]};
 }
 
 GlobalAveragePool::GlobalAveragePool(const QuantSpec& activations)

@@ -41,12 +41,30 @@ Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass) {
   return quantizer.quantize(real, pass);
 }
 
+namespace {
+
+// What a unit would emit without codes. Running statistics stay: the pass itself moves them.
+Tensor real_values(const NormAct& args, const Pass& pass) {
+  const Tape::Pause pause;
+  const auto compute = [&] { return norm_act_real(args, pass).value(); };
+  if (!args.norm) return compute();
+  const Tensor mean = args.norm->running_mean, var = args.norm->running_var;
+  const Tensor real = compute();
+  args.norm->running_mean = mean;
+  args.norm->running_var = var;
+  return real;
+}
+
+}  // namespace
+
 Var norm_act(const NormAct& args, Quantizer& quantizer, const Pass& pass) {
   if (!pass.quantized()) return norm_act_real(args, pass);
-  if (quantizer.observes(pass)) return quantized_output(norm_act_real(args, pass), quantizer, pass);
+  Tensor real;
+  if (quantizer.observes(pass)) quantizer.observe(real = real_values(args, pass));
   const Var out = quantizer.norm_act(args, pass);
   if (pass.observer && out.value().is_codes())
-    pass.observer->quantized(args.name, norm_act_real(args, pass).value(), out.value());
+    pass.observer->quantized(args.name, real.defined() ? real : real_values(args, pass),
+                             out.value());
   return out;
 }
 

@@ -48,8 +48,8 @@ Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind
 Var quantized_weight(const Parameter& weight, Quantizer& quantizer, const Pass& pass);
 // The codes of a real activation; real itself in a float32 pass.
 Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass);
-// The fused operation with this quantizer: codes in one pass; by way of reals where the quantizer
-// wants to see them.
+// The fused operation with this quantizer: codes in one pass, the program's arithmetic. A quantizer
+// that wants to see the real values is shown them first, in a pass of their own.
 Var norm_act(const NormAct& args, Quantizer& quantizer, const Pass& pass);
 // i8 codes with step, outside of any tape.
 Tensor weight_codes_of(const Parameter& weight, Quantizer& quantizer);

@@ -18,10 +18,9 @@ struct Emission {
 
 namespace fused {
 
-inline float one_value() { return 1.0f; }
 // A constant 1 in tensor form, for operands that have nothing to scale.
 inline const Tensor& one() {
-  static const Tensor tensor = Tensor::full({1}, one_value());
+  static const Tensor tensor = Tensor::full({1}, 1);
   return tensor;
 }
 

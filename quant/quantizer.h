@@ -16,11 +16,9 @@ struct Parameter {
   Var var;
   Kind kind = Kind::weight;
   float step_floor = 0;  // kind step: projected to at least this after each update
-  uint64_t version = 0;  // counts changes of value
   void set(Tensor value) {
     QT_CHECK(var.defined(), "a parameter gets its first value with Var(value, true)");
     var.set_value(std::move(value));
-    ++version;
   }
 };
 

@@ -63,7 +63,7 @@ void add_eval(CLI::App& app, CommandLine& command) {
   app.add_option("--predictions", command.predictions,
                  "write logits and labels to this .safetensors file");
   app.add_option("--engine", command.engine, "onednn or reference (plain loops)")
-      ->check(CLI::IsMember({"onednn", "reference"}))
+      ->check(CLI::IsMember(EngineRegistry::names()))
       ->capture_default_str();
   app.add_option("--forward", command.forward, "int8 or exact_float; the same bits")
       ->check(CLI::IsMember({"int8", "exact_float"}));

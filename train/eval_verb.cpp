@@ -33,11 +33,12 @@ LogitsOf logits_of(const StoredRun& run, const CommandLine& command) {
     return logits_of_model(*run.model, run.mode);
   }
   const CodePath path = exact_float ? CodePath::exact_float : CodePath::integer;
-  if (command.engine == "onednn") return logits_of_program(*run.program, path);
-  if (exact_float)
+  if (exact_float && command.engine == "reference")
     throw ConfigError("--engine reference knows integers only; --forward exact_float needs onednn");
-  const std::shared_ptr<const Engine> engine = make_engine("reference");
-  return [engine, &run](const Tensor& images) { return engine->run(*run.program, images).logits; };
+  const std::shared_ptr<const Engine> engine = make_engine(command.engine);
+  return [engine, path, &run](const Tensor& images) {
+    return engine->run(*run.program, images, {.path = path}).logits;
+  };
 }
 
 std::string table_line(const std::string& name, int64_t count) {

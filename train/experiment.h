@@ -92,8 +92,10 @@ struct LayerOverrideConfig : Section {
 };
 
 struct LayerBitsConfig : Section {
-  using Section::Section;
-  Key<int> bits{this, "bits", 8, range(2, 8), "width of a weight code"};
+  LayerBitsConfig(Section* parent, const std::string& name, const std::string& help,
+                  const std::string& bits_help)
+      : Section(parent, name, help), bits{this, "bits", 8, range(2, 8), bits_help} {}
+  Key<int> bits;
 };
 
 struct BatchNormConfig : Section {
@@ -115,8 +117,11 @@ struct QuantConfig : Section {
   using Section::Section;
   WeightQuantConfig weights{this, "weights", "how weights are quantized"};
   ActivationQuantConfig activations{this, "activations", "how activations are quantized"};
-  LayerBitsConfig first_layer{this, "first_layer", "exception for the first convolution"};
-  LayerBitsConfig last_layer{this, "last_layer", "exception for the classifier and its input"};
+  LayerBitsConfig first_layer{this, "first_layer", "exception for the first convolution",
+                              "width of a weight code"};
+  LayerBitsConfig last_layer{
+      this, "last_layer", "exception for the classifier and its input",
+      "width of the classifier's weight codes and of the average pool's output codes"};
   Key<std::string> residual{
       this, "residual", "identity", one_of("identity", "both", "none"),
       "what residual additions read: the block input's codes, two quantized inputs, reals"};

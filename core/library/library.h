@@ -10,13 +10,21 @@
 
 namespace qt {
 
+// How many positions a window of `extent` has along `length` numbers with `padding` on both sides;
+// 0 where not even one fits. (Division alone would round -1 / 2 to 0 and find one.)
+constexpr int64_t window_positions(int64_t length, int64_t padding, int64_t extent,
+                                   int64_t stride) {
+  const int64_t room = length + 2 * padding - extent;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
 // x [n, h, w, c], weights [k, r, s, c / groups], y [n, out_h, out_w, k].
 struct Conv2dShape {
   int64_t n = 0, h = 0, w = 0, c = 0;
   int64_t k = 0, r = 1, s = 1;
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
-  int64_t out_h() const { return (h + 2 * padding - dilation * (r - 1) - 1) / stride + 1; }
-  int64_t out_w() const { return (w + 2 * padding - dilation * (s - 1) - 1) / stride + 1; }
+  int64_t out_h() const { return window_positions(h, padding, dilation * (r - 1) + 1, stride); }
+  int64_t out_w() const { return window_positions(w, padding, dilation * (s - 1) + 1, stride); }
   Shape x_shape() const { return {n, h, w, c}; }
   Shape w_shape() const { return {k, r, s, c / groups}; }
   Shape y_shape() const { return {n, out_h(), out_w(), k}; }

@@ -5,9 +5,13 @@
 
 namespace qt {
 
-// oneDNN 2.6.3's kernels for strided 1x1 convolutions (jit_uni_int8_1x1 and the f32 ones) copy the
-// pixels they need into a workspace that threads overrun where channels are not a multiple of 16:
-// sums come out wrong now and then. So such problems are made dense first.
+// Some of oneDNN 2.6.3's kernels for strided 1x1 convolutions copy the pixels they need into a
+// workspace and write past its end, so that results are wrong now and then, or the process crashes:
+//   - int8 (jit_uni_int8_1x1), where channels are not a multiple of 16;
+//   - f32 backward by weights with fewer channels than a block (8 with AVX2, 16 with AVX-512),
+//     github.com/uxlfoundation/oneDNN/issues/6035.
+// f32 forward, backward by data and larger channel counts are not known to fail. All four are made
+// dense first: one path, and the copy is small beside the product.
 bool skips_pixels(const Conv2dShape& shape);
 // The same convolution on the pixels that are read: stride 1, h = out_h, w = out_w.
 Conv2dShape dense_shape(const Conv2dShape& shape);

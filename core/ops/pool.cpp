@@ -48,15 +48,16 @@ WindowShape window_shape(const std::string& name, const Shape& x, const PoolOpti
            name + ": kernel " + std::to_string(o.kernel) + ", stride " + std::to_string(o.stride) +
                ", padding " + std::to_string(o.padding) +
                "; kernel and stride are at least 1, padding at most half the kernel");
-  const int64_t h = x[1] + 2 * o.padding - o.kernel, w = x[2] + 2 * o.padding - o.kernel;
-  QT_CHECK(h >= 0 && w >= 0,
+  const int64_t out_h = window_positions(x[1], o.padding, o.kernel, o.stride),
+                out_w = window_positions(x[2], o.padding, o.kernel, o.stride);
+  QT_CHECK(out_h > 0 && out_w > 0,
            name + ": a window of " + std::to_string(o.kernel) + " is larger than x " + x.text());
   return {.n = x[0],
           .h = x[1],
           .w = x[2],
           .c = x[3],
-          .out_h = h / o.stride + 1,
-          .out_w = w / o.stride + 1,
+          .out_h = out_h,
+          .out_w = out_w,
           .kernel = o.kernel,
           .stride = o.stride,
           .padding = o.padding};

@@ -118,9 +118,10 @@ TEST(Cifar, NamesTheFileAndTheCauseOfBadInput) {
 TEST(Cifar, UnknownKindListsTheKnownOnes) {
   DatasetSpec spec;
   spec.kind = "cifar11";
-  EXPECT_EQ(
-      message_of<ConfigError>([&] { make_dataset(spec, Split::train); }),
-      "unknown data set (data.kind) 'cifar11'; known: cifar10, cifar100, generated, imagefolder");
+  const std::string message = message_of<ConfigError>([&] { make_dataset(spec, Split::train); });
+  EXPECT_TRUE(message.starts_with("unknown data set (data.kind) 'cifar11'; known: ")) << message;
+  for (const char* name : {"cifar10", "cifar100", "generated", "imagefolder"})
+    EXPECT_NE(message.find(name), std::string::npos) << message;
 }
 
 }  // namespace

@@ -118,6 +118,37 @@ std::string message_after(const std::function<void(const TemporaryFolder&, Datas
 
 using F = const TemporaryFolder&;
 
+TEST(ImageFolder, RefusesBmpAndWebPAtTheStartAndNamesWhatIsAllowed) {
+  for (const auto& [file, content, format] :
+       {std::tuple{"d.BMP", "BM0123456789", "BMP"}, {"d.webp", "RIFF0000WEBPVP8 ", "WebP"}}) {
+    const std::string message = message_after([&](F folder, DatasetSpec& spec) {
+      spec.cache_bytes = 0;  // nothing is decoded before it is asked for
+      folder.write(std::string("train/bee/") + file, content);
+    });
+    EXPECT_EQ(message, std::string("'PATH/train/bee/") + file + "': " + format +
+                           " is not supported; supported: JPEG, PNG, PPM");
+  }
+}
+
+TEST(ImageFolder, SkipsBmpWhereBadPicturesMayBeSkippedAndReadsAJpegOfThatName) {
+  const TemporaryFolder folder;
+  write_set(folder);
+  folder.write("train/bee/d.bmp", "BM0123456789");
+  folder.write("train/bee/e.bmp", jpeg_of(smooth_picture(20, 20, 60)));
+  DatasetSpec spec = spec_of(folder);
+  spec.on_error = OnError::skip;
+  spec.max_bad_fraction = 0.5;
+  const auto train = make_dataset(spec, Split::train);
+  ASSERT_EQ(train->bad_samples().size(), 1u);
+  EXPECT_EQ(train->bad_samples()[0].index, 6);
+  EXPECT_EQ(test::picture_of(*train, 7), decoded(60));
+  spec.max_bad_fraction = 0.1;
+  EXPECT_NE(message_of<DataError>([&] {
+              make_dataset(spec, Split::train);
+            }).find("d.bmp': BMP is not supported; supported: JPEG, PNG, PPM"),
+            std::string::npos);
+}
+
 TEST(ImageFolder, NamesWhatIsMissing) {
   const std::string needs =
       "imagefolder needs train/<class>/*.jpg and test/<class>/*.jpg (or val/) in it";

@@ -109,24 +109,35 @@ struct Frozen {
   int weight_bits, activation_bits;
   ResidualPolicy residual;
   ForwardMode mode;
+  bool training = false;  // a training pass whose batch normalizations are frozen; else evaluation
+  const char* kind = "lsq";
 };
 
 std::ostream& operator<<(std::ostream& out, const Frozen& p) {
-  return out << p.model << " " << name_of(p.mode);
+  return out << p.model << " " << name_of(p.mode) << (p.training ? " training " : " ") << p.kind;
+}
+
+void freeze(Model& model) {
+  for (const Model::Step& step : model.steps())
+    if (auto* unit = dynamic_cast<ConvUnit*>(step.layer.get())) unit->norm().frozen = true;
 }
 
 class FrozenForward : public testing::TestWithParam<Frozen> {};
 
 TEST_P(FrozenForward, GivesTheProgramsCodesInEveryLayerAndItsLogits) {
   const Frozen& p = GetParam();
-  const ModelSpec spec = spec_of(p.model, p.weight_bits, p.activation_bits, p.residual);
+  ModelSpec spec = spec_of(p.model, p.weight_bits, p.activation_bits, p.residual);
+  spec.quant.weights.kind = spec.quant.activations.kind = p.kind;
   const auto model = calibrated(spec);
+  if (p.training) freeze(*model);
   const Tensor images = images_for(spec, 3, 99);
   CodesSeen observer;
   const Tape::Pause pause;
-  const Tensor logits = model->forward(images, {.mode = p.mode, .observer = &observer}).value();
+  const Tensor logits =
+      model->forward(images, {.mode = p.mode, .training = p.training, .observer = &observer})
+          .value();
   const Program program = build_program(*model);
-  for (const char* engine : {"reference", "library"}) {
+  for (const char* engine : {"reference", "onednn"}) {
     EngineResult wanted = make_engine(engine)->run(program, images, {.keep_codes = true});
     EngineResult got{.logits = logits.without_scale(), .codes = {}};
     // Pools of codes and flatten have no quantizer: nobody sees them.
@@ -146,17 +157,25 @@ TEST_P(FrozenForward, GivesTheProgramsCodesInEveryLayerAndItsLogits) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, FrozenForward,
-    testing::Values(Frozen{"resnet20", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
-                    Frozen{"resnet20", 4, 4, ResidualPolicy::identity, ForwardMode::int8},
-                    Frozen{"resnet20", 2, 2, ResidualPolicy::identity, ForwardMode::exact_float},
-                    Frozen{"resnet20", 8, 8, ResidualPolicy::both, ForwardMode::int8},
-                    Frozen{"resnet20", 3, 3, ResidualPolicy::both, ForwardMode::exact_float},
-                    Frozen{"resnet18", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
-                    Frozen{"mlp", 8, 8, ResidualPolicy::identity, ForwardMode::int8}),
+    testing::Values(
+        Frozen{"resnet20", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
+        Frozen{"resnet20", 4, 4, ResidualPolicy::identity, ForwardMode::int8},
+        Frozen{"resnet20", 2, 2, ResidualPolicy::identity, ForwardMode::exact_float},
+        Frozen{"resnet20", 8, 8, ResidualPolicy::both, ForwardMode::int8},
+        Frozen{"resnet20", 3, 3, ResidualPolicy::both, ForwardMode::exact_float},
+        Frozen{"resnet18", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
+        Frozen{"mlp", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
+        Frozen{"resnet20", 8, 8, ResidualPolicy::identity, ForwardMode::int8, true},
+        Frozen{"resnet20", 2, 2, ResidualPolicy::both, ForwardMode::int8, true},
+        Frozen{"resnet20", 4, 4, ResidualPolicy::identity, ForwardMode::exact_float, true},
+        Frozen{"mlp", 8, 8, ResidualPolicy::identity, ForwardMode::int8, true},
+        Frozen{"resnet20", 8, 8, ResidualPolicy::identity, ForwardMode::int8, true, "minmax"},
+        Frozen{"resnet20", 4, 4, ResidualPolicy::both, ForwardMode::int8, true, "minmax"}),
     [](const auto& info) {
       const Frozen& p = info.param;
-      return std::string(p.model) + "_w" + std::to_string(p.weight_bits) + "a" +
-             std::to_string(p.activation_bits) +
+      return std::string(p.kind == std::string("lsq") ? "" : "minmax_") +
+             (p.training ? "training_" : "") + p.model + "_w" + std::to_string(p.weight_bits) +
+             "a" + std::to_string(p.activation_bits) +
              (p.residual == ResidualPolicy::both ? "_both_" : "_identity_") + name_of(p.mode);
     });
 

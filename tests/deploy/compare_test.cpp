@@ -23,7 +23,7 @@ class CompareCodes : public testing::Test {
 };
 
 TEST_F(CompareCodes, CountsEqualElements) {
-  const CodeDifference difference = compare_codes(run(program_), run(program_, "library"));
+  const CodeDifference difference = compare_codes(run(program_), run(program_, "onednn"));
   int64_t elements = 0;
   for (const Instruction& at : program_.instructions) elements += 2 * at.output.elements();
   EXPECT_TRUE(difference.equal);
@@ -57,7 +57,7 @@ TEST_F(CompareCodes, FindsOneWeightCodeThatIsOffByOneInAnyConvolution) {
         conv->codes
             .data<int8_t>()[conv->shape.r * conv->shape.s / 2 * conv->shape.c];  // the middle tap
     code = int8_t(code > 0 ? code - 1 : code + 1);
-    const CodeDifference difference = compare_codes(run(low_bit), run(changed, "library"));
+    const CodeDifference difference = compare_codes(run(low_bit), run(changed, "onednn"));
     EXPECT_FALSE(difference.equal) << changed.instructions[i].name;
     EXPECT_EQ(difference.layer, changed.instructions[i].name);
     EXPECT_GT(difference.differing, 0);

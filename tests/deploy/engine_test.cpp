@@ -197,7 +197,7 @@ TEST_P(EachEngine, GivesAnImageTheSameCodesAloneAndInABatch) {
   EXPECT_EQ(together, alone);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EachEngine, testing::Values("reference", "library"),
+INSTANTIATE_TEST_SUITE_P(All, EachEngine, testing::Values("reference", "onednn"),
                          [](const auto& info) { return std::string(info.param); });
 
 // ---- against each other ----
@@ -214,10 +214,12 @@ class EnginePair : public testing::TestWithParam<Case> {
     validate(program, "test");
     const EngineResult wanted =
         make_engine("reference")->run(program, images, {.keep_codes = true});
-    const UseLibrary use(library_by_name(GetParam().library));
+    const auto library = library_by_name(GetParam().library);
+    const auto engine = make_library_engine(*library);
+    EXPECT_EQ(engine->name(), GetParam().library);
     const LibraryTrace trace;
     const EngineResult got =
-        make_engine("library")->run(program, images, {.path = GetParam().path, .keep_codes = true});
+        engine->run(program, images, {.path = GetParam().path, .keep_codes = true});
     const CodeDifference difference = compare_codes(wanted, got);
     EXPECT_TRUE(difference.equal) << difference.text();
     EXPECT_GT(difference.compared, 0);
@@ -328,7 +330,10 @@ TEST(Engine, NamesWhatItKnows) {
     make_engine("cuda-graph");
     FAIL();
   } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(), "unknown engine 'cuda-graph'; known: library, reference");
+    const std::string message = error.what();
+    EXPECT_TRUE(message.starts_with("unknown engine 'cuda-graph'; known: ")) << message;
+    for (const char* name : {"onednn", "reference"})
+      EXPECT_NE(message.find(name), std::string::npos) << message;
   }
 }
 
@@ -338,11 +343,28 @@ TEST(Engine, CountsRowsWhoseFirstGreatestLogitIsTheLabel) {
   EXPECT_EQ(count_top1(logits, Tensor::of<int64_t>({3}, {1, 1, 2})), 1);
 }
 
-TEST(Engine, RunLogitsIsTheLibraryEngine) {
+TEST(Engine, RunLogitsUsesTheLibraryOfTheThread) {
   const Program program = small_resnet(9, {});
   const Tensor images = random_images(program, 2, 3);
-  EXPECT_EQ(run_logits(program, images).to_vector<float>(),
-            make_engine("library")->run(program, images).logits.to_vector<float>());
+  for (const char* name : {"onednn", "reference"}) {
+    const UseLibrary use(library_by_name(name));
+    const LibraryTrace trace;
+    const Tensor logits = run_logits(program, images);
+    ASSERT_FALSE(trace.calls().empty());
+    const bool plain = name == std::string("reference");
+    for (const LibraryCall& call : trace.calls()) EXPECT_EQ(call.library == "reference", plain);
+    EXPECT_EQ(logits.to_vector<float>(),
+              make_engine("onednn")->run(program, images).logits.to_vector<float>());
+  }
+}
+
+TEST(Engine, OneDnnsEngineIsOneDnnsWhateverTheThreadUses) {
+  const Program program = small_resnet(9, {});
+  const UseLibrary use(library_by_name("reference"));
+  const LibraryTrace trace;
+  make_engine("onednn")->run(program, random_images(program, 1, 3));
+  ASSERT_FALSE(trace.calls().empty());
+  for (const LibraryCall& call : trace.calls()) EXPECT_NE(call.library, "reference");
 }
 
 }  // namespace

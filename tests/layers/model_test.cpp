@@ -120,7 +120,8 @@ TEST(Model, UnknownNamesListTheKnownOnes) {
     make_model(spec);
     FAIL();
   } catch (const ConfigError& error) {
-    EXPECT_THAT(error.what(), testing::HasSubstr("resnet18, resnet20"));
+    for (const char* name : {"mlp", "resnet18", "resnet34", "resnet20", "resnet56"})
+      EXPECT_THAT(error.what(), testing::HasSubstr(name));
   }
 }
 
@@ -160,14 +161,40 @@ TEST_P(ModelBits, LibrariesGiveTheSameCodesAndLogits) {
   expect_same(onednn, Evaluation(*model, ForwardMode::int8));
 }
 
-TEST(Model, ResNet18HasTorchvisionsNames) {
+const ConvUnit& last_unit(const Model& model) {
+  const ConvUnit* last = nullptr;
+  for (const Model::Step& step : model.steps())
+    if (auto* unit = dynamic_cast<ConvUnit*>(step.layer.get())) last = unit;
+  return *last;
+}
+
+int64_t count_units(const Model& model) {
+  return std::count_if(model.steps().begin(), model.steps().end(), [](const Model::Step& step) {
+    return dynamic_cast<ConvUnit*>(step.layer.get()) != nullptr;
+  });
+}
+
+// What the layer before the average pool emits.
+Shape last_picture(const Model& model) { return model.steps().at(model.steps().size() - 3).output; }
+
+TEST(Model, ResNet18HasTorchvisionsNamesAndNumberOfParameters) {
   ModelSpec spec = spec_of(8);
   spec.name = "resnet18";
   spec.stem = "imagenet";
   spec.image_size = 64;
+  spec.classes = 10;
   const auto model = make_model(spec);
   std::map<std::string, std::string> shapes;
   for (const auto& [name, tensor] : state_of(*model)) shapes[name] = tensor.shape().text();
+  int64_t parameters = 0;
+  Visitor visitor;
+  visitor.parameter = [&](const std::string&, Parameter& p) {
+    if (p.kind != Parameter::Kind::step) parameters += p.var.value().elements();
+  };
+  model->visit(visitor);
+  EXPECT_EQ(parameters, 11689512 - 990 * (512 + 1)) << "torchvision's has 1000 classes";
+  EXPECT_EQ(count_units(*model), 17 + 3) << "three are projections";
+  EXPECT_EQ(last_picture(*model), (Shape{1, 2, 2, 512}));
   EXPECT_EQ(shapes["conv1.weight"], "[64, 7, 7, 3]");
   EXPECT_EQ(shapes["layer1.1.bn2.bias"], "[64]");
   EXPECT_EQ(shapes["layer2.0.downsample.0.weight"], "[128, 1, 1, 64]");
@@ -194,17 +221,170 @@ TEST(Model, OverridesReachTheLayersTheyNameAndNoOthers) {
   model->visit(visitor);
 }
 
+TEST(Model, CifarResNetsHaveTheirDepthAndHalveThePictureTwice) {
+  ModelSpec spec = spec_of(8);
+  spec.image_size = 32;
+  for (const int depth : {20, 32, 44, 56}) {
+    spec.name = "resnet" + std::to_string(depth);
+    const auto model = make_model(spec);
+    EXPECT_EQ(count_units(*model), depth - 1 + 2) << "two are projections";
+    EXPECT_EQ(last_picture(*model), (Shape{1, 8, 8, 64}));
+  }
+}
+
+TEST(Model, ResNet34HasItsDepthAndKnowsTwoStems) {
+  ModelSpec spec = spec_of(8);
+  spec.name = "resnet34";
+  spec.image_size = 32;
+  const auto model = make_model(spec);
+  EXPECT_EQ(count_units(*model), 33 + 3) << "three are projections";
+  EXPECT_EQ(last_picture(*model), (Shape{1, 4, 4, 512})) << "stem: cifar";
+  spec.stem = "tiny";
+  try {
+    make_model(spec);
+    FAIL() << "accepted";
+  } catch (const ConfigError& error) {
+    EXPECT_THAT(error.what(), testing::HasSubstr("got 'tiny', want one of: imagenet, cifar"));
+  }
+}
+
+TEST(Model, MlpHasTheHiddenLayersAskedFor) {
+  ModelSpec spec = spec_of(4);
+  spec.name = "mlp";
+  spec.hidden = {33, 20};
+  const auto model = make_model(spec);
+  std::map<std::string, std::string> shapes;
+  for (const auto& [name, tensor] : state_of(*model)) shapes[name] = tensor.shape().text();
+  EXPECT_EQ(shapes["linear0.weight"], "[33, 1, 1, 192]");
+  EXPECT_EQ(shapes["linear1.weight"], "[20, 1, 1, 33]");
+  EXPECT_EQ(shapes["fc.weight"], "[10, 20]");
+  EXPECT_EQ(last_unit(*model).spec().weights.bits, 4);
+  auto* first = dynamic_cast<ConvUnit*>(model->steps().at(2).layer.get());
+  ASSERT_NE(first, nullptr);
+  EXPECT_EQ(first->spec().weights.bits, 8) << "the first layer's own width";
+}
+
+TEST(Model, OneClassIsRefused) {
+  ModelSpec spec = spec_of(8);
+  spec.classes = 1;
+  EXPECT_THROW(make_model(spec), ConfigError);
+}
+
+std::map<std::string, QuantSpec> quantizers_of(const ModelSpec& spec) {
+  const auto model = make_model(spec);
+  std::map<std::string, QuantSpec> specs;
+  Visitor visitor;
+  visitor.quantizer = [&](const std::string& name, Quantizer& q) { specs[name] = q.spec(); };
+  model->visit(visitor);
+  return specs;
+}
+
+TEST(Model, WeightsAreSignedAndActivationsFollowTheirRelu) {
+  for (const ResidualPolicy policy :
+       {ResidualPolicy::identity, ResidualPolicy::both, ResidualPolicy::none}) {
+    ModelSpec spec = spec_of(4, policy);
+    spec.quant.weights.is_signed = false;  // must not reach a layer
+    spec.quant.activations.per_channel = true;
+    for (const auto& [name, q] : quantizers_of(spec)) {
+      SCOPED_TRACE(name);
+      const bool weights = name.ends_with("weight_quant");
+      const bool no_relu = name.find("downsample") != std::string::npos ||
+                           (policy == ResidualPolicy::both && name.ends_with("conv2.act_quant"));
+      EXPECT_EQ(q.is_signed, weights || no_relu);
+      EXPECT_EQ(q.per_channel, weights);
+      if (!weights) continue;
+      EXPECT_EQ(q.momentum, 1) << "a weight's range is known, not estimated";
+      EXPECT_TRUE(q.count_elements);
+    }
+  }
+}
+
+TEST(Model, AFloatResidualStreamQuantizesBlockInputsAndNothingInIt) {
+  const auto specs = quantizers_of(spec_of(4, ResidualPolicy::none));
+  for (const char* real : {"conv1.act_quant", "layer1.0.conv2.act_quant",
+                           "layer2.0.downsample.0.act_quant", "layer3.2.conv2.act_quant"})
+    EXPECT_EQ(specs.at(real).kind, "none") << real;
+  for (const char* codes : {"layer1.0.input.act_quant", "layer1.0.conv1.act_quant",
+                            "layer3.2.input.act_quant", "avgpool.act_quant"})
+    EXPECT_EQ(specs.at(codes).kind, "lsq") << codes;
+}
+
+TEST(Model, OverridesReachPoolsBlockInputsSumsAndTheClassifier) {
+  for (const auto& [policy, name] : {std::pair{ResidualPolicy::none, "layer1.0.input.act_quant"},
+                                     {ResidualPolicy::both, "layer1.0.conv2.add.act_quant"},
+                                     {ResidualPolicy::identity, "avgpool.act_quant"},
+                                     {ResidualPolicy::identity, "fc.weight_quant"}}) {
+    ModelSpec spec = spec_of(4, policy);
+    spec.quant.overrides = [](const std::string& layer, QuantSpec& weights, QuantSpec& a) {
+      if (layer == "layer1.0.input" || layer == "layer1.0.conv2" || layer == "avgpool" ||
+          layer == "fc")
+        weights.bits = a.bits = 3;
+    };
+    EXPECT_EQ(quantizers_of(spec).at(name).bits, 3) << name;
+  }
+}
+
+// Without codes the policies are one network.
+TEST(Model, ResidualPoliciesAgreeInFloat) {
+  std::vector<std::vector<double>> logits;
+  for (const ResidualPolicy policy :
+       {ResidualPolicy::identity, ResidualPolicy::both, ResidualPolicy::none}) {
+    const Tape::Pause pause;
+    logits.push_back(doubles(make_model(spec_of(8, policy))
+                                 ->forward(pictures(), {.mode = ForwardMode::float32})
+                                 .value()));
+  }
+  EXPECT_EQ(difference_of(logits[1], logits[0], 1e-5), "");
+  EXPECT_EQ(difference_of(logits[2], logits[0], 1e-5), "");
+}
+
+TEST(Model, AFloatCheckpointHasNoStepsAndLoadsWhereTheyMayMiss) {
+  const auto trained = calibrated(spec_of(8)), fresh = make_model(spec_of(8));
+  auto state = state_of(*trained), floats_only = state;
+  std::erase_if(floats_only, [](const auto& entry) {
+    return entry.first.ends_with(".scale") || entry.first.ends_with(".scale_floor");
+  });
+  EXPECT_THROW(load_state(*fresh, floats_only, false), CheckpointError);
+  load_state(*fresh, floats_only, true);
+  for (const auto& [name, tensor] : state_of(*fresh))
+    if (name.ends_with(".scale")) {
+      EXPECT_EQ(tensor.data<float>()[0], 0) << name;
+    }
+  EXPECT_TRUE(same_bits(state_of(*fresh)[0].second, state[0].second));
+  load_state(*fresh, state, false);
+  Visitor visitor;
+  visitor.parameter = [](const std::string& name, Parameter& p) {
+    EXPECT_EQ(p.step_floor > 0, p.kind == Parameter::Kind::step) << name << ": floors reach steps";
+  };
+  fresh->visit(visitor);
+  state[0].second = Tensor::zeros(state[0].second.shape(), DType::i32);
+  EXPECT_THROW(load_state(*fresh, state, false), CheckpointError) << "of another type";
+}
+
 TEST(Model, TooSmallImagesAreRefused) {
   ModelSpec spec = spec_of(8);
   spec.image_size = 3;
-  Model model(spec);
-  const int image = model.image();
-  try {
-    model.max_pool(image, 5, 2, 0);
-    FAIL() << "accepted";
-  } catch (const ConfigError& error) {
-    EXPECT_THAT(error.what(), testing::HasSubstr("images of 3 pixels are too small"));
+  const auto refuses = [&](const std::string& layer, auto add) {
+    Model model(spec);
+    try {
+      add(model, model.image());
+      ADD_FAILURE() << layer << " was accepted";
+    } catch (const ConfigError& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr("images of 3 pixels are too small: " + layer));
+    }
+  };
+  // One pixel is missing for a window of 4 (division would round -1 / 2 to 0, and find a window),
+  // and more for the others. Where both sides lack several, the product of two negative extents
+  // would be positive.
+  for (const int64_t kernel : {4, 5, 8, 11}) {
+    refuses("maxpool", [&](Model& model, int x) { model.max_pool(x, kernel, 2, 0); });
+    refuses("conv1", [&](Model& model, int x) {
+      model.conv("conv1", "bn1", x, {.out = 4, .kernel = kernel, .stride = 2, .padding = 0});
+    });
   }
+  Model fits(spec);
+  EXPECT_EQ(fits.steps().at(size_t(fits.max_pool(fits.image(), 3, 2, 0))).output,
+            (Shape{1, 1, 1, 3}));
 }
 
 }  // namespace

@@ -25,6 +25,8 @@ TEST_F(CommandLineTest, QuestionsAreAnsweredWithoutARun) {
   EXPECT_EQ(run({"--explain", "quant.bits"}).code, 2);
   EXPECT_TRUE(has(run({"--list", "models"}).output, "resnet56"));
   EXPECT_TRUE(has(run({"--list", "quantizers"}).output, "lsq\n"));
+  for (const char* engine : {"onednn\n", "reference\n"})
+    EXPECT_TRUE(has(run({"--list", "engines"}).output, engine)) << "as eval --engine takes them";
   EXPECT_EQ(run({"--list", "colours"}).code, 2);
   EXPECT_EQ(nlohmann::json::parse(run({"--schema"}).output)["$schema"],
             "http://json-schema.org/draft-07/schema#");
@@ -33,6 +35,7 @@ TEST_F(CommandLineTest, QuestionsAreAnsweredWithoutARun) {
   EXPECT_TRUE(has(doctor.output, "integer convolution: onednn")) << doctor.output;
 }
 
+<<<<<<< HEAD
 TEST_F(CommandLineTest, TheInstructionSetCanBeLimited) {
   const Result limited = run({"doctor"}, "export QATTRAIN_MAX_ISA=sse41");
   EXPECT_EQ(limited.code, 0) << limited.output;
@@ -42,6 +45,12 @@ TEST_F(CommandLineTest, TheInstructionSetCanBeLimited) {
   const Result wrong = run({"doctor"}, "export QATTRAIN_MAX_ISA=avx3");
   EXPECT_EQ(wrong.code, 2);
   EXPECT_TRUE(has(wrong.output, "allowed: sse41, avx2")) << wrong.output;
+=======
+TEST_F(CommandLineTest, TheConfigurationPageHoldsWhatTheProgramExplains) {
+  const std::string table = run({"--explain=all"}).output;
+  EXPECT_TRUE(has(table, "| `quant.weights.bits` |"));
+  EXPECT_TRUE(has(read(source("docs/configuration.md")), table)) << "scripts/describe_config.sh";
+>>>>>>> wt-a
 }
 
 TEST_F(CommandLineTest, DumpConfigComesBackAsTheSameConfig) {

@@ -331,6 +331,41 @@ TEST(NormAct, ConstantsThatAreNotFiniteAreReportedUnderTheUnitsName) {
   EXPECT_EQ(health.first_bad(), "");
 }
 
+TEST(NormAct, AnInfiniteBetaIsReportedToo) {
+  Unit unit(Skip::none);
+  Tensor beta = unit.norm.beta.var.value().clone();
+  beta.data<float>()[0] = std::numeric_limits<float>::infinity();
+  unit.norm.beta.set(beta);
+  Health health;
+  const Tape::Pause pause;
+  norm_act_real(unit.args(), {.mode = ForwardMode::float32, .health = &health});
+  EXPECT_EQ(health.first_bad(), "unit");
+}
+
+TEST(NormAct, CalibrationTakesBatchStatisticsAndMovesTheRunningOnes) {
+  Unit calibrating, training;
+  const Tensor before = calibrating.norm.running_mean;
+  const Tape::Pause pause;
+  const Pass calibrate{.mode = ForwardMode::int8, .calibrate = true},
+      train{.mode = ForwardMode::int8, .training = true};
+  EXPECT_TRUE(same_bits(norm_act_real(calibrating.args(), calibrate).value(),
+                        norm_act_real(training.args(), train).value()));
+  EXPECT_TRUE(same_bits(calibrating.norm.running_mean, training.norm.running_mean));
+  EXPECT_FALSE(same_bits(calibrating.norm.running_mean, before));
+}
+
+TEST(NormAct, OneValuePerChannelHasNoStatistics) {
+  BatchNormState norm = state(5);
+  const NormAct args{
+      .name = "layer1.0.conv2", .y = Var(floats({1, 1, 1, 5}, 1)), .norm = &norm, .residual = {}};
+  try {
+    norm_act_real(args, {.mode = ForwardMode::float32, .training = true});
+    FAIL() << "accepted";
+  } catch (const InternalError& error) {
+    EXPECT_THAT(error.what(), HasSubstr("layer1.0.conv2: batch statistics need more than one"));
+  }
+}
+
 TEST(NormAct, ResidualOfAnotherShapeIsRefusedByName) {
   BatchNormState norm = state(5);
   try {

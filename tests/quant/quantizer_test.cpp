@@ -27,13 +27,14 @@ TEST(QuantSpec, RangesAreThoseOfTheContract) {
   }
 }
 
-TEST(Quantizer, RefusesNineBitsAndUnknownKinds) {
-  EXPECT_THROW(make_quantizer({.bits = 9}, 1), ConfigError);
+TEST(Quantizer, RefusesOneAndNineBitsAndUnknownKinds) {
+  for (const int bits : {-1, 0, 1, 9}) EXPECT_THROW(make_quantizer({.bits = bits}, 1), ConfigError);
   try {
     make_quantizer({.kind = "lsqq"}, 1);
     FAIL();
   } catch (const ConfigError& error) {
-    EXPECT_THAT(error.what(), testing::HasSubstr("known: lsq, minmax, none"));
+    for (const char* part : {"unknown quantizer 'lsqq'; known: ", "lsq", "minmax", "none"})
+      EXPECT_THAT(error.what(), testing::HasSubstr(part));
   }
 }
 
@@ -117,6 +118,85 @@ TEST(Lsq, AveragesItsStepOverTheBatchesOfACalibration) {
   for (const float magnitude : {1.0f, 2.0f, 6.0f}) lsq->observe(Tensor::full({2, 5}, magnitude));
   EXPECT_NEAR(lsq->step()->var.value().data<float>()[0], 2 * 3 / std::sqrt(127.0), 1e-6);
   EXPECT_NEAR(lsq->step_floor()->data<float>()[0], 2 * 3 / std::sqrt(127.0) / 1000, 1e-8);
+}
+
+TEST(Lsq, GivesAChannelOfZerosAPositiveStepAndItsFloorToTheParameter) {
+  const auto lsq = make_quantizer({.bits = 4, .per_channel = true}, 2);
+  lsq->observe(Tensor::of<float>({2, 2}, {0, 0, 3, -3}));
+  const std::vector<float> step = lsq->step()->var.value().to_vector<float>();
+  EXPECT_GT(step[0], 0);
+  EXPECT_LT(step[0], 1e-4f);
+  EXPECT_GT(lsq->step()->step_floor, 0);
+  EXPECT_EQ(lsq->step()->step_floor, lsq->step_floor()->data<float>()[0]);
+  EXPECT_TRUE(lsq->step()->var.wants_grad());
+}
+
+TEST(MinMax, GivesZerosAPositiveStep) {
+  const auto minmax = make_quantizer({.kind = "minmax"}, 1);
+  minmax->observe(Tensor::zeros({2, 2}, DType::f32));
+  EXPECT_GT(minmax->step()->var.value().data<float>()[0], 0);
+}
+
+TEST(Quantizer, ObservesInThePassesOfItsKindOnly) {
+  struct Wanted {
+    const char* kind;
+    bool calibrating, training, evaluating;
+  };
+  for (const Wanted& w : {Wanted{"lsq", true, false, false}, Wanted{"minmax", true, true, false},
+                          Wanted{"none", false, false, false}}) {
+    const auto quantizer = make_quantizer({.kind = w.kind}, 1);
+    EXPECT_EQ(quantizer->observes({.calibrate = true}), w.calibrating) << w.kind;
+    EXPECT_EQ(quantizer->observes({.training = true}), w.training) << w.kind;
+    EXPECT_EQ(quantizer->observes({}), w.evaluating) << w.kind;
+    for (const bool training : {false, true})
+      EXPECT_FALSE(quantizer->observes(
+          {.mode = ForwardMode::float32, .training = training, .calibrate = !training}))
+          << w.kind;
+  }
+}
+
+// The gradient of the step of a tensor of 4 samples with 6 features each.
+double step_gradient_of(const QuantSpec& spec) {
+  const auto lsq = make_quantizer(spec, 1);
+  lsq->step()->set(Tensor::full({1}, 0.25f));
+  const Var x(floats({4, 6}, 1), true);
+  Tape::current().backward(lsq->quantize(x, {}), floats({4, 6}, 2));
+  return double(lsq->step()->var.grad().data<float>()[0]);
+}
+
+TEST(Lsq, CountsFeaturesOfOneSampleOrAllElements) {
+  const double features = step_gradient_of({.bits = 4}),
+               elements = step_gradient_of({.bits = 4, .count_elements = true});
+  ASSERT_NE(features, 0);
+  EXPECT_NEAR(features / elements, 2, 1e-5) << "sqrt(4 samples)";
+}
+
+// Sums of codes, as an average pool hands them over: x stands for x * scale.
+TEST(Quantizer, CodesOfSumsAreThoseOfTheirRealsAndSoAreTheGradients) {
+  const float scale = 0.125f, step = 0.5f;  // powers of two: no rounding tells them apart
+  Tensor sums = Tensor::empty({4, 1, 1, 6}, DType::f32), reals = sums.clone();
+  for (int64_t i = 0; i < sums.elements(); ++i) {
+    sums.data<float>()[i] = float(i * 7 % 80);
+    reals.data<float>()[i] = sums.data<float>()[i] * scale;
+  }
+  const QuantSpec spec{.bits = 4, .is_signed = false};
+  const auto of_sums = make_quantizer(spec, 1), of_reals = make_quantizer(spec, 1);
+  of_sums->step()->set(Tensor::full({1}, step));
+  of_reals->step()->set(Tensor::full({1}, step));
+  const Var a(sums.with_scale(Tensor::full({1}, scale)), true), b(reals, true);
+  const Var codes = of_sums->quantize(a, {}), wanted = of_reals->quantize(b, {});
+  EXPECT_TRUE(same_bits(codes.value(), wanted.value()));
+  EXPECT_EQ(codes.value().hi(), 15);
+  EXPECT_EQ(codes.value().step().data<float>()[0], step);
+  const Tensor dcode = floats(sums.shape(), 3);
+  Tape::current().backward(codes, dcode);
+  Tape::current().backward(of_reals->quantize(b, {}), dcode);
+  std::vector<double> dreal = doubles(b.grad());
+  for (double& d : dreal) d *= double(scale);
+  EXPECT_EQ(difference_of(doubles(a.grad()), dreal, 1e-6), "");
+  const Tensor dstep = of_sums->step()->var.grad();
+  EXPECT_NE(dstep.data<float>()[0], 0);
+  EXPECT_EQ(difference_of(doubles(dstep), doubles(of_reals->step()->var.grad()), 1e-5), "");
 }
 
 TEST(None, PassesNumbersAndGradientsThrough) {

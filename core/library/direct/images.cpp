@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/kernel/parallel.h"
+#include "core/library/avx2/pictures.h"
 #include "core/library/avx2/products.h"
 #include "core/library/direct/direct.h"
 
@@ -108,18 +109,6 @@ void multiply_block(const PixelBlock& block, int64_t depth, int64_t columns) {
     });
 }
 
-// Pixels of a batch of pictures [n, h, w, channels]; `zeros` stands for what lies outside.
-template <class T>
-struct Pictures {
-  T* first;
-  int64_t h, w, channels;
-  T* zeros;
-  T* pixel(int64_t n, int64_t y, int64_t x) const {
-    if (y < 0 || y >= h || x < 0 || x >= w) return zeros;
-    return first + ((n * h + y) * w + x) * channels;
-  }
-};
-
 // Enough pixels to pay for reading a panel of weights that does not fit the first cache.
 int64_t pixels_at_a_time(const Weights& w) {
   return w.taps * w.depth * w.columns * int64_t(sizeof(float)) > (512 << 10) ? 192 : 48;
@@ -149,7 +138,7 @@ Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& s) {
   const Weights weights = forward_weights(to_float(w), s);
   Tensor y = Tensor::empty(s.y_shape(), DType::f32);
   float* to = y.data<float>();
-  const Pictures<const float> pictures{x_float.data<float>(), s.h, s.w, s.c, zeros.data<float>()};
+  const Pictures<float> pictures{x_float.data<float>(), s.h, s.w, s.c, zeros.data<float>()};
   const int64_t out_h = s.out_h(), out_w = s.out_w();
   in_blocks(s.n * out_h * out_w, weights, size_t(weights.taps),
             [&](int64_t first, PixelBlock& block) {
@@ -189,8 +178,7 @@ Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape
   const Weights weights = backward_weights(to_float(w), s);
   Tensor dx = Tensor::empty(s.x_shape(), DType::f32);
   float* to = dx.data<float>();
-  const Pictures<const float> gradients{dy.data<float>(), s.out_h(), s.out_w(), s.k,
-                                        zeros.data<float>()};
+  const Pictures<float> gradients{dy.data<float>(), s.out_h(), s.out_w(), s.k, zeros.data<float>()};
   for (int64_t top = 0; top < std::min(s.stride, s.h); ++top)
     for (int64_t left = 0; left < std::min(s.stride, s.w); ++left) {
       const auto rows = taps_of(top, s.r, s), columns = taps_of(left, s.s, s);

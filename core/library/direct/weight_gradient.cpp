@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/kernel/parallel.h"
+#include "core/library/avx2/pictures.h"
 #include "core/library/avx2/products.h"
 #include "core/library/direct/direct.h"
 
@@ -30,7 +31,7 @@ struct Strips {
 };
 
 template <class T>
-void describe(const T* x, const float* dy, const T* zeros, const Conv2dShape& s, int64_t first,
+void describe(const Pictures<T>& x, const float* dy, const Conv2dShape& s, int64_t first,
               Chunk<T>& to) {
   const int64_t out_h = s.out_h(), out_w = s.out_w();
   to.gradients.resize(size_t(to.pixels));
@@ -41,12 +42,9 @@ void describe(const T* x, const float* dy, const T* zeros, const Conv2dShape& s,
     const int64_t left = p % out_w * s.stride - s.padding;
     to.gradients[size_t(i)] = dy + p * s.k;
     for (int64_t r = 0; r < s.r; ++r)
-      for (int64_t q = 0; q < s.s; ++q) {
-        const int64_t h = top + r * s.dilation, w = left + q * s.dilation;
-        const bool inside = h >= 0 && h < s.h && w >= 0 && w < s.w;
+      for (int64_t q = 0; q < s.s; ++q)
         to.inputs[size_t((r * s.s + q) * to.pixels + i)] =
-            inside ? x + ((n * s.h + h) * s.w + w) * s.c : zeros;
-      }
+            x.pixel(n, top + r * s.dilation, left + q * s.dilation);
   }
 }
 
@@ -79,6 +77,7 @@ void add_strip(const float* const* gradients, const T* const* inputs, int64_t pi
 template <class T>
 Tensor weight_gradient(const T* x, const float* dy, const Conv2dShape& s) {
   const Tensor zeros = Tensor::zeros({s.c}, DType::f32);
+  const Pictures<T> pictures{x, s.h, s.w, s.c, static_cast<const T*>(zeros.raw())};
   Tensor dw = Tensor::empty(s.w_shape(), DType::f32);
   float* to = dw.data<float>();
   const int64_t pixels = s.n * s.out_h() * s.out_w(), taps = s.r * s.s;
@@ -87,7 +86,7 @@ Tensor weight_gradient(const T* x, const float* dy, const Conv2dShape& s) {
   Chunk<T> part;
   for (int64_t first = 0; first < pixels; first += chunk) {
     part.pixels = std::min(chunk, pixels - first);
-    describe(x, dy, static_cast<const T*>(zeros.raw()), s, first, part);
+    describe(pictures, dy, s, first, part);
     parallel_for(taps * groups, [&](int64_t unit, int worker) {
       const int64_t tap = unit % taps, k = unit / taps * rows_at_a_time;
       for (int64_t p = 0; p < part.pixels; p += strip)

@@ -5,9 +5,12 @@
 #include <cstdint>
 
 #include "core/kernel/parallel.h"
+#include "core/library/avx2/pictures.h"
 #include "core/library/library.h"
 
 namespace qt::winograd {
+
+using avx2::Pictures;
 
 // The tile of side `size` whose first output pixel is (h, w) of picture n.
 struct Tile {
@@ -23,18 +26,6 @@ struct TileGrid {
   Tile tile(int64_t index) const {
     const int64_t column = index % columns(), row = index / columns() % rows();
     return {index / columns() / rows(), row * size, column * size};
-  }
-};
-
-// A picture batch [n, h, w, c] seen around tiles: pixels outside are `zeros`, at least c of them.
-template <class T>
-struct Pictures {
-  const T* first;
-  int64_t height, width, channels;
-  const T* zeros;
-  const T* pixel(int64_t n, int64_t h, int64_t w) const {
-    if (h < 0 || h >= height || w < 0 || w >= width) return zeros;
-    return first + ((n * height + h) * width + w) * channels;
   }
 };
 

@@ -31,6 +31,21 @@ TEST(Library, AnUnknownNameListsWhatIsKnown) {
   }
 }
 
+TEST(Conv2dShape, CountsWholeWindowsAndNoneWhereTheKernelIsLarger) {
+  EXPECT_EQ(window_positions(7, 0, 3, 2), 3);
+  EXPECT_EQ(window_positions(7, 1, 3, 2), 4);
+  EXPECT_EQ(window_positions(3, 0, 3, 2), 1);
+  EXPECT_EQ(window_positions(3, 0, 4, 2), 0);
+  EXPECT_EQ(window_positions(3, 0, 9, 2), 0);
+  const Conv2dShape shape{
+      .n = 1, .h = 4, .w = 5, .c = 1, .k = 1, .r = 3, .s = 3, .stride = 3, .dilation = 2};
+  EXPECT_EQ(shape.y_shape(), (Shape{1, 0, 1, 1}));
+  const Tensor x = Tensor::zeros(shape.x_shape(), DType::f32),
+               w = Tensor::zeros(shape.w_shape(), DType::f32);
+  for (const char* name : {"onednn", "reference"})
+    EXPECT_THROW(library_by_name(name)->conv2d(x, w, shape), InternalError) << name;
+}
+
 TEST(Library, UseLibraryNestsAndIsPerThread) {
   EXPECT_EQ(current_library().name(), "onednn");
   {

@@ -17,7 +17,8 @@ std::shared_ptr<Library> onednn() { return library_by_name("onednn"); }
 std::shared_ptr<Library> reference() { return library_by_name("reference"); }
 
 // The first is large enough for both threads to work at once, which is when oneDNN's own int8
-// kernel fails. Odd extents too: the last row and column are then read, otherwise not.
+// kernel fails; with 4 channels its f32 gradient of the weights does. Odd extents too: the last row
+// and column are then read, otherwise not.
 std::vector<Conv2dShape> strided_cases(int64_t c) {
   return {{.n = 64, .h = 28, .w = 28, .c = c, .k = 16, .stride = 2},
           {.n = 3, .h = 8, .w = 8, .c = c, .k = 16, .stride = 2},
@@ -96,7 +97,7 @@ TEST_P(StridedPointwise, OneDnnIsGivenTheDenseProblem) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Channels, StridedPointwise, testing::Values(8, 24, 40, 64));
+INSTANTIATE_TEST_SUITE_P(Channels, StridedPointwise, testing::Values(4, 8, 24, 40, 64));
 
 TEST(StridedPixels, AreTakenWithTheirTypeAndScaleAndSpreadBackAmongZeros) {
   const Conv2dShape shape{.n = 1, .h = 2, .w = 3, .c = 2, .k = 1, .stride = 2};
