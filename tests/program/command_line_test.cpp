@@ -35,7 +35,6 @@ TEST_F(CommandLineTest, QuestionsAreAnsweredWithoutARun) {
   EXPECT_TRUE(has(doctor.output, "integer convolution: onednn")) << doctor.output;
 }
 
-<<<<<<< HEAD
 TEST_F(CommandLineTest, TheInstructionSetCanBeLimited) {
   const Result limited = run({"doctor"}, "export QATTRAIN_MAX_ISA=sse41");
   EXPECT_EQ(limited.code, 0) << limited.output;
@@ -45,12 +44,12 @@ TEST_F(CommandLineTest, TheInstructionSetCanBeLimited) {
   const Result wrong = run({"doctor"}, "export QATTRAIN_MAX_ISA=avx3");
   EXPECT_EQ(wrong.code, 2);
   EXPECT_TRUE(has(wrong.output, "allowed: sse41, avx2")) << wrong.output;
-=======
+}
+
 TEST_F(CommandLineTest, TheConfigurationPageHoldsWhatTheProgramExplains) {
   const std::string table = run({"--explain=all"}).output;
   EXPECT_TRUE(has(table, "| `quant.weights.bits` |"));
   EXPECT_TRUE(has(read(source("docs/configuration.md")), table)) << "scripts/describe_config.sh";
->>>>>>> wt-a
 }
 
 TEST_F(CommandLineTest, DumpConfigComesBackAsTheSameConfig) {
