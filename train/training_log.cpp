@@ -79,10 +79,10 @@ void TrainingLog::phase_ended(const std::string& phase) {
     std::array<char, 256> text{};
     std::snprintf(
         text.data(), text.size(),
-        "%s: %.1f ms a step, %.0f pictures a second, %.1f %% of it waiting for them; peak "
-        "memory %.0f MiB; memory was last asked of the system in step %lld",
+        "%s: %.1f ms a step (%.1f %% of it waiting for pictures), %.0f pictures a second; "
+        "peak memory %.0f MiB; the system was last asked for memory in step %lld",
         phase.c_str(), 1e3 * totals_.seconds / double(totals_.steps),
-        double(totals_.images) / totals_.seconds, 100 * totals_.waited / totals_.seconds,
+        100 * totals_.waited / totals_.seconds, double(totals_.images) / totals_.seconds,
         double(process_memory().peak_resident_bytes) / double(1 << 20),
         static_cast<long long>(grew_at_step_));
     say(text.data());
