@@ -55,7 +55,7 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
                     {"train/data_wait", waited_ / seconds},
                     {"train/step_projections", double(state.projections)},
                     {"memory/peak_bytes", double(memory_stats().peak)},
-                    {"memory/peak_resident_bytes", double(process_memory().peak_resident_bytes)},
+                    {"memory/peak_resident_bytes", double(peak_resident_bytes())},
                     {"memory/system_allocations", double(system_allocations_)}});
     state.meter = Meter();
     since_ = now(), waited_ = 0, images_ = 0;
@@ -83,8 +83,7 @@ void TrainingLog::phase_ended(const std::string& phase) {
         "peak memory %.0f MiB; the system was last asked for memory in step %lld",
         phase.c_str(), 1e3 * totals_.seconds / double(totals_.steps),
         100 * totals_.waited / totals_.seconds, double(totals_.images) / totals_.seconds,
-        double(process_memory().peak_resident_bytes) / double(1 << 20),
-        static_cast<long long>(grew_at_step_));
+        double(peak_resident_bytes()) / double(1 << 20), static_cast<long long>(grew_at_step_));
     say(text.data());
   }
   totals_ = Totals();

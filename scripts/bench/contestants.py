@@ -2,6 +2,7 @@
 #
 # A contestant answers run(steps) with {"ms": per step, "loss": per step, "peak_mib": ...} and has `cpu_seconds()`, what it
 # and its children have used so far. `first` is the answer to its first steps, of which the losses are shown.
+import atexit
 import glob
 import json
 import os
@@ -9,12 +10,30 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.dirname(os.path.dirname(HERE))
 TICKS = os.sysconf("SC_CLK_TCK")
 BATCH = {"cifar-resnet20": 128, "cifar-resnet18": 64, "imagenet-resnet18": 16}
+LEARNING_RATE = {"cifar-resnet20": 0.02, "cifar-resnet18": 0.02, "imagenet-resnet18": 0.01}
+
+
+STARTED = []
+
+
+def start(command, **options):
+    STARTED.append(subprocess.Popen(command, **options))
+    return STARTED[-1]
+
+
+@atexit.register
+def end_all():
+    """Nothing goes on working when the comparison ends early."""
+    for process in STARTED:
+        if process.returncode is None and process.poll() is None:
+            process.kill()
 
 
 def jemalloc():
@@ -37,6 +56,30 @@ def tree_cpu_seconds(pid):
     return total
 
 
+class HighestSize:
+    """Looks at a process's highest resident size until it ends, twenty times a second."""
+
+    def __init__(self, pid):
+        self.path, self.mib, self.ended = f"/proc/{pid}/status", 0.0, threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+
+    def watch(self):
+        while not self.ended.wait(0.05):
+            try:
+                with open(self.path) as file:
+                    self.mib = next((int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:")), self.mib)
+            except (FileNotFoundError, ProcessLookupError):
+                return
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.thread.join()
+
+
 class Peer:
     """A Python process that lives as long as the comparison and works only when asked."""
 
@@ -50,11 +93,10 @@ class Peer:
                                           "dirty_decay_ms:9000000000,muzzy_decay_ms:9000000000")
         command = [sys.executable, os.path.join(HERE, script), "--peer", name, "--net", net, "--threads",
                    str(options.threads), "--roots", json.dumps(options.roots)]
-        if script == "inference.py":
-            command += ["--work", options.work]
+        command += ["--work", options.work] if script == "inference.py" else ["--lr", str(LEARNING_RATE[net])]
         self.log = os.path.join(options.work, f"{name}-{net}.log")
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=open(self.log, "w"), text=True, env=environment, cwd=HERE)
+        self.process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(self.log, "w"),
+                             text=True, env=environment, cwd=HERE)
         self.answer()
         self.first = self.run(20 if script == "peers.py" else 2)
 
@@ -104,7 +146,7 @@ class Ours:
         config, keys = our_config(self.net, self.options)
         other = "qat" if self.phase == "float" else "float"
         return [self.options.binary, os.path.join(REPOSITORY, config), *keys, f"train.{other}.epochs=0",
-                f"train.{self.phase}.epochs=1000", f"train.{self.phase}.lr=0.02", f"train.threads={self.options.threads}",
+                f"train.{self.phase}.epochs=1000", f"train.{self.phase}.lr={LEARNING_RATE[self.net]}", f"train.threads={self.options.threads}",
                 "train.optimizer.weight_decay=1e-4", "log.every=1", "log.histograms_every=0", "eval.every_epochs=0",
                 "checkpoint.every_epochs=0", "--run-dir", folder, "--name", name, "--no-progress", "--quiet"]
 
@@ -113,7 +155,7 @@ class Ours:
         name = f"{self.net}-{self.phase}-{os.getpid()}-{time.monotonic_ns()}"
         log = open(os.path.join(self.options.work, f"{name}.log"), "w")
         environment = dict(os.environ, QATTRAIN_DATA=self.options.roots["cifar"])
-        process = subprocess.Popen(self.command(folder, name), stdout=log, stderr=log, env=environment)
+        process = start(self.command(folder, name), stdout=log, stderr=log, env=environment)
         lines = self.wait_for(process, os.path.join(folder, name, "metrics.jsonl"), self.WARM_UP + steps, log.name)
         process.send_signal(signal.SIGTERM)
         _, _, usage = os.wait4(process.pid, 0)
@@ -122,7 +164,7 @@ class Ours:
         subprocess.run(["rm", "-rf", os.path.join(folder, name)], check=True)
         self.losses = [line["train/loss"] for line in lines]
         return {"ms": [1e3 * self.batch / line["train/images_per_second"] for line in lines[self.WARM_UP:]],
-                "loss": self.losses, "peak_mib": usage.ru_maxrss / 1024,
+                "loss": self.losses, "peak_mib": lines[-1]["memory/peak_resident_bytes"] / 2**20,
                 "waiting": sum(line["train/data_wait"] for line in lines[self.WARM_UP:]) / steps,
                 "allocations_after_warm_up": lines[-1]["memory/system_allocations"]
                 - lines[self.WARM_UP - 1]["memory/system_allocations"]}
@@ -162,14 +204,15 @@ class OurInference:
 
     def call(self, command):
         environment = dict(os.environ, QATTRAIN_DATA=self.options.roots["cifar"])
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        text = process.stdout.read()
+        process = start(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        with HighestSize(process.pid) as size:
+            text = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} gave {process.returncode}: {text[-2000:]}")
         self.used += usage.ru_utime + usage.ru_stime
-        return text, usage.ru_maxrss / 1024
+        return text, size.mib
 
     def run(self, steps):
         text, peak = self.call([self.options.binary, "eval", self.folder, f"eval.batch={self.batch}", "--limit",

@@ -6,7 +6,6 @@
 import argparse
 import json
 import os
-import resource
 import sys
 import time
 
@@ -44,7 +43,7 @@ def pt2e(name, classes, example):
 
 
 class Training:
-    def __init__(self, peer, name, roots):
+    def __init__(self, peer, name, roots, rate):
         torch.manual_seed(1)
         batch = nets.NETS[name][4]
         self.batches = images.batches(name, roots, batch)
@@ -61,7 +60,7 @@ class Training:
         if peer.startswith("lsq"):
             choose_steps(net, x)
         self.parameters = list(net.parameters())
-        self.optimizer = torch.optim.SGD(self.parameters, lr=0.02, momentum=0.9, weight_decay=1e-4, fused=True)
+        self.optimizer = torch.optim.SGD(self.parameters, lr=rate, momentum=0.9, weight_decay=1e-4, fused=True)
         self.net = torch.compile(net) if peer.endswith("compiled") else net
         self.loss = torch.nn.CrossEntropyLoss()
         self.autocast = peer.endswith("bf16")
@@ -79,7 +78,9 @@ class Training:
 
 
 def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Highest resident size. Not getrusage: ru_maxrss starts at the size of the process that started this one."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM:")) / 1024
 
 
 def main():
@@ -87,12 +88,13 @@ def main():
     parser.add_argument("--peer", choices=PEERS, required=True)
     parser.add_argument("--net", choices=list(nets.NETS), required=True)
     parser.add_argument("--roots", type=json.loads, required=True)
+    parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     options = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print does not mix with the answers
     torch.set_num_threads(options.threads)
-    training = Training(options.peer, options.net, options.roots)
+    training = Training(options.peer, options.net, options.roots, options.lr)
     print(json.dumps({"ready": True, "torch": torch.__version__}), file=answers, flush=True)
     for line in sys.stdin:
         results = [training.step() for _ in range(int(line))]
