@@ -48,6 +48,7 @@ layering() {
       may["deploy"] = "deploy layers quant core"
       may["train"] = "train deploy layers quant data distributed core"
       may["tests"] = "tests " may["train"]
+      may["scripts"] = "scripts " may["tests"]
       rank["base"] = 0; rank["device"] = rank["tensor"] = 1; rank["kernel"] = 2
       rank["autograd"] = rank["library"] = rank["comm"] = 3; rank["ops"] = 4
     }

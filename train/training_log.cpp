@@ -55,7 +55,7 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
                     {"train/data_wait", waited_ / seconds},
                     {"train/step_projections", double(state.projections)},
                     {"memory/peak_bytes", double(memory_stats().peak)},
-                    {"memory/peak_resident_bytes", double(process_memory().peak_resident_bytes)},
+                    {"memory/peak_resident_bytes", double(peak_resident_bytes())},
                     {"memory/system_allocations", double(system_allocations_)}});
     state.meter = Meter();
     since_ = now(), waited_ = 0, images_ = 0;
@@ -79,12 +79,11 @@ void TrainingLog::phase_ended(const std::string& phase) {
     std::array<char, 256> text{};
     std::snprintf(
         text.data(), text.size(),
-        "%s: %.1f ms a step, %.0f pictures a second, %.1f %% of it waiting for them; peak "
-        "memory %.0f MiB; memory was last asked of the system in step %lld",
+        "%s: %.1f ms a step (%.1f %% of it waiting for pictures), %.0f pictures a second; "
+        "peak memory %.0f MiB; the system was last asked for memory in step %lld",
         phase.c_str(), 1e3 * totals_.seconds / double(totals_.steps),
-        double(totals_.images) / totals_.seconds, 100 * totals_.waited / totals_.seconds,
-        double(process_memory().peak_resident_bytes) / double(1 << 20),
-        static_cast<long long>(grew_at_step_));
+        100 * totals_.waited / totals_.seconds, double(totals_.images) / totals_.seconds,
+        double(peak_resident_bytes()) / double(1 << 20), static_cast<long long>(grew_at_step_));
     say(text.data());
   }
   totals_ = Totals();

@@ -2,10 +2,10 @@
 #include "core/device/memory.h"
 
 #include <sys/mman.h>
-#include <sys/resource.h>
 
 #include <bit>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
 #include <string>
 #include <unordered_map>
@@ -121,11 +121,12 @@ MemoryStats memory_stats() { return pool().stats(); }
 void reset_memory_peak() { pool().reset_peak(); }
 void release_cached_memory() { pool().release(); }
 
-ProcessMemory process_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return {.peak_resident_bytes = uint64_t(usage.ru_maxrss) << 10,
-          .page_faults = uint64_t(usage.ru_minflt)};
+// Not getrusage: its ru_maxrss starts at the size of the process that started this one.
+uint64_t peak_resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with("VmHWM:")) return std::strtoull(line.c_str() + 6, nullptr, 10) << 10;
+  return 0;
 }
 
 }  // namespace qt

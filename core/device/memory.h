@@ -23,11 +23,8 @@ MemoryStats memory_stats();
 void reset_memory_peak();
 void release_cached_memory();
 
-// What the operating system counts for the whole process: libraries, threads and files included.
-struct ProcessMemory {
-  uint64_t peak_resident_bytes = 0;  // since the start
-  uint64_t page_faults = 0;          // pages first touched (minor faults), since the start
-};
-ProcessMemory process_memory();
+// The highest resident size of the whole process so far, libraries and files included; 0 where the
+// system does not tell.
+uint64_t peak_resident_bytes();
 
 }  // namespace qt

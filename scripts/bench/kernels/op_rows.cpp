@@ -1,13 +1,9 @@
-// tests/bench/ops_bench.cpp -- the rows of the op table as micro-benchmarks: forward, and forward
-// with backward.
-//
-//   build/bench/ops_bench --benchmark_filter=batch_norm
-// bytes_per_second counts each input and output once.
-#include <benchmark/benchmark.h>
-
+// scripts/bench/kernels/op_rows.cpp -- the rows of the tests' table of operations: forward, and
+// forward with backward.
+#include "scripts/bench/kernels/rows.h"
 #include "tests/core/ops/op_table.h"
 
-namespace qt {
+namespace qt::bench {
 namespace {
 
 constexpr int64_t batch = 64;
@@ -18,13 +14,14 @@ size_t bytes_of(const Inputs& in) {
   return bytes;
 }
 
+// Each input and output counted once.
 void forward(benchmark::State& state, const OpCase& c) {
   const Inputs in = c.inputs(batch);
   Vars vars;
   for (const Tensor& t : in) vars.emplace_back(t);
   size_t bytes = 0;
   for (auto _ : state) bytes = bytes_of(in) + c.op(vars).value().bytes();
-  state.SetBytesProcessed(int64_t(state.iterations()) * int64_t(bytes));
+  report_bytes(state, double(bytes));
 }
 
 void backward(benchmark::State& state, const OpCase& c) {
@@ -33,19 +30,16 @@ void backward(benchmark::State& state, const OpCase& c) {
   for (const Tensor& t : in) vars.emplace_back(t);
   const Tensor dy = weights_for(c.op(vars).value().shape(), 1);
   for (auto _ : state) benchmark::DoNotOptimize(gradients(c.op, in, dy));
-  state.SetBytesProcessed(int64_t(state.iterations()) * int64_t(2 * (bytes_of(in) + dy.bytes())));
+  report_bytes(state, 2 * double(bytes_of(in) + dy.bytes()));
 }
 
 }  // namespace
-}  // namespace qt
 
-int main(int argc, char** argv) {
-  for (const qt::OpCase& c : qt::op_table()) {
-    benchmark::RegisterBenchmark((c.name + "/forward").c_str(), qt::forward, c);
-    benchmark::RegisterBenchmark((c.name + "/with_backward").c_str(), qt::backward, c);
+void add_op_rows() {
+  for (const OpCase& c : op_table()) {
+    add("op/" + c.name + "/forward", forward, c);
+    add("op/" + c.name + "/with_backward", backward, c);
   }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
 }
+
+}  // namespace qt::bench

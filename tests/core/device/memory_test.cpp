@@ -102,5 +102,12 @@ TEST(Memory, IsSharedSafelyByThreads) {
   EXPECT_EQ(memory_stats().in_use, before);
 }
 
+TEST(Memory, PeakResidentSizeCountsPagesThatWereTouched) {
+  const uint64_t before = peak_resident_bytes(), more = before + (uint64_t{32} << 20);
+  ASSERT_GT(before, uint64_t{1} << 20);
+  { const std::vector<char> touched(more, 1); }
+  EXPECT_GE(peak_resident_bytes(), more);  // a peak stays
+}
+
 }  // namespace
 }  // namespace qt
