@@ -40,6 +40,10 @@ struct WithoutNorm {
   }
 };
 
+struct Same {
+  QT_HD float operator()(float x) const { return x; }
+};
+
 // The scale of raw sums as a per-channel vector.
 Tensor channel_scale(const Tensor& y) {
   const int64_t channels = y.channels();
@@ -47,7 +51,9 @@ Tensor channel_scale(const Tensor& y) {
   const Tensor& step = y.step();
   if (step.elements() == channels) return step;
   QT_CHECK(step.elements() == 1, "scale " + step.shape().text() + " of sums " + y.shape().text());
-  return Tensor::full({channels}, step.data<float>()[0]);
+  Tensor scale = Tensor::empty({channels}, DType::f32);
+  map(current_stream(), 1, channels, Same{}, scalar(step.data<float>()), out(scale.data<float>()));
+  return scale;
 }
 
 struct Ratio {

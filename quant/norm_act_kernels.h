@@ -18,11 +18,9 @@ struct Emission {
 
 namespace fused {
 
-// A constant 1 in tensor form, for operands that have nothing to scale.
-inline const Tensor& one() {
-  static const Tensor tensor = Tensor::full({1}, 1);
-  return tensor;
-}
+// A constant 1 in tensor form, for operands that have nothing to scale; in the memory of the
+// current stream, so that a GPU gets one of its own.
+inline Tensor one() { return Tensor::full({1}, 1.0f); }
 
 QT_HD inline float normalized(float y, float live, float b, float m) { return (y * live + b) * m; }
 
@@ -124,7 +122,7 @@ void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
                const ChannelConstants& k, const Tensor& dout, Residual... residual) {
   const int64_t rows = y.rows(), channels = y.channels();
   const auto operands = [&](const auto& use) {
-    const Tensor& unit = to.emit_codes || !to.step.defined() ? one() : to.step.value();
+    const Tensor unit = to.emit_codes || !to.step.defined() ? one() : to.step.value();
     use(in(dout.data<float>()), in(y.data<float>()), per_channel(k.live.data<float>()),
         per_channel(k.b.data<float>()), per_channel(k.m.data<float>()),
         per_channel(k.mean.data<float>()), scalar(unit.data<float>()));

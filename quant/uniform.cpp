@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/kernel/launch.h"
+#include "core/tensor/transfer.h"
 #include "quant/norm_act_kernels.h"
 #include "quant/rules.h"
 
@@ -143,7 +144,13 @@ UniformQuantizer::UniformQuantizer(const QuantSpec& spec, int64_t channels, bool
   step_.kind = Parameter::Kind::step;
 }
 
-bool UniformQuantizer::ready() const { return step_.var.value().data<float>()[0] > 0; }
+bool UniformQuantizer::ready() const {
+  if (ready_) return true;
+  const Tensor& step = step_.var.value();
+  const Stream stream = current_stream();
+  ready_ = (stream.on_gpu ? to_host(step, stream) : step).data<float>()[0] > 0;
+  return ready_;
+}
 
 void UniformQuantizer::set_step(const Tensor& step) { step_.set(step); }
 

@@ -26,6 +26,7 @@ class UniformQuantizer : public Quantizer {
   float step_count(const Tensor& x) const;
   void require_step(const std::string& what) const;
   Parameter step_;
+  mutable bool ready_ = false;  // stays: steps do not become 0 again
 };
 
 }  // namespace qt

@@ -10,7 +10,7 @@ packages=(
   nlohmann-json3-dev libturbojpeg0-dev libspng-dev libxxhash-dev
 )
 test_packages=(
-  libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev
+  libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev libboost-context-dev
   python3 python3-venv python3-pil
   clang-format clang-tidy libomp-dev
 )

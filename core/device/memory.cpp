@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <mutex>
 #include <string>
@@ -12,6 +13,8 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/device/gpu.h"
+#include "core/device/stream.h"
 
 namespace qt {
 namespace {
@@ -113,8 +116,19 @@ Pool& pool() {
 }  // namespace
 
 std::shared_ptr<void> allocate(size_t bytes) {
+  if (current_stream().on_gpu) return allocate_on_gpu(bytes, current_stream());
   const size_t rounded = size_class(bytes);
   return {pool().take(rounded), [rounded](void* block) { pool().give_back(block, rounded); }};
+}
+
+void set_bytes(void* to, int value, size_t bytes) {
+  if (current_stream().on_gpu) return set_bytes_on_gpu(to, value, bytes, current_stream());
+  if (bytes) memset(to, value, bytes);
+}
+
+void copy_bytes(void* to, const void* from, size_t bytes) {
+  if (current_stream().on_gpu) return copy_on_gpu(to, from, bytes, current_stream());
+  if (bytes) memcpy(to, from, bytes);
 }
 
 MemoryStats memory_stats() { return pool().stats(); }

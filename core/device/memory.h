@@ -17,7 +17,15 @@ struct MemoryStats {
 // returned to the pool with the last handle. Zero bytes give a valid handle. OutOfMemory names the
 // size and what is in use. Thread safe. Under AddressSanitizer nothing is cached and the block is
 // exactly `bytes` long.
+//
+// Where current_stream() is on a GPU, the block lies in the GPU's memory instead, in the order of
+// that stream (core/device/gpu.h).
 std::shared_ptr<void> allocate(size_t bytes);
+
+// memset and memcpy within the memory that current_stream() works on; enqueued where it is on a
+// GPU.
+void set_bytes(void* to, int value, size_t bytes);
+void copy_bytes(void* to, const void* from, size_t bytes);
 
 MemoryStats memory_stats();
 void reset_memory_peak();

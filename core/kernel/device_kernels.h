@@ -1,10 +1,13 @@
-// core/kernel/device_kernels.h -- the launchers' CUDA kernels. Included by launch.h under nvcc.
+// core/kernel/device_kernels.h -- the launchers' CUDA kernels. Included by launch.h where a
+// compiler for device code reads it (core/kernel/device_words.h).
 #pragma once
-#include <cuda_runtime.h>
-
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
+#include "core/device/stream.h"
+#include "core/kernel/device_words.h"
+#include "core/kernel/host_sums.h"
 #include "core/kernel/host_windows.h"
 #include "core/kernel/operands.h"
 
@@ -79,8 +82,8 @@ inline cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(str
 
 template <class F, class... Operands>
 void device_map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operands) {
-  map_kernel<<<blocks_for(rows * channels), block_threads, 0, handle(stream)>>>(f, rows, channels,
-                                                                                operands...);
+  launch(map_kernel<F, Operands...>, blocks_for(rows * channels), block_threads, 0, handle(stream),
+         f, rows, channels, operands...);
   check_launch("map");
 }
 
@@ -90,7 +93,7 @@ template <int K, class F, class... Operands>
 __global__ void __launch_bounds__(tile_columns* row_lanes)
     chunk_kernel(F f, int64_t rows, int64_t channels, float* partial, int64_t partial_stride,
                  Operands... operands) {
-  __shared__ float tile[K * row_lanes * tile_columns];
+  SHARED(float, tile, K* row_lanes* tile_columns);
   const int x = threadIdx.x, y = threadIdx.y;
   const int64_t c = int64_t(blockIdx.x) * tile_columns + x,
                 first = int64_t(blockIdx.y) * chunk_rows;
@@ -130,8 +133,8 @@ void launch_chunks(Stream stream, int64_t rows, int64_t channels, F f, float* pa
                    int64_t partial_stride, Operands... operands) {
   const dim3 grid(unsigned((channels + tile_columns - 1) / tile_columns),
                   unsigned((rows + chunk_rows - 1) / chunk_rows));
-  chunk_kernel<K><<<grid, dim3(tile_columns, row_lanes), 0, handle(stream)>>>(
-      f, rows, channels, partial, partial_stride, operands...);
+  launch(chunk_kernel<K, F, Operands...>, grid, dim3(tile_columns, row_lanes), 0, handle(stream), f,
+         rows, channels, partial, partial_stride, operands...);
   check_launch("sum_columns");
 }
 
@@ -140,8 +143,8 @@ void device_sum_columns(Stream stream, int64_t rows, int64_t channels, F f, floa
                         float* sums, Operands... operands) {
   launch_chunks<K>(stream, rows, channels, f, partial, K * channels, operands...);
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
-  merge_kernel<<<unsigned((K * channels + block_threads - 1) / block_threads), block_threads, 0,
-                 handle(stream)>>>(chunks, K * channels, partial, sums);
+  launch(merge_kernel, unsigned((K * channels + block_threads - 1) / block_threads), block_threads,
+         0, handle(stream), chunks, K * channels, partial, sums);
   check_launch("merge_chunks");
 }
 
@@ -155,7 +158,7 @@ static __global__ void __launch_bounds__(block_threads)
 
 static __global__ void __launch_bounds__(tile_columns* row_lanes)
     chunk_deviation_kernel(int64_t rows, int64_t channels, const float* input, float* partial) {
-  __shared__ float tile[row_lanes * tile_columns];
+  SHARED(float, tile, row_lanes* tile_columns);
   const int x = threadIdx.x, y = threadIdx.y;
   const int64_t c = int64_t(blockIdx.x) * tile_columns + x,
                 first = int64_t(blockIdx.y) * chunk_rows;
@@ -196,15 +199,15 @@ inline void device_column_moments(Stream stream, int64_t rows, int64_t channels,
   const unsigned chunks = unsigned((rows + chunk_rows - 1) / chunk_rows);
   const unsigned blocks = unsigned((channels + block_threads - 1) / block_threads);
   launch_chunks<1>(stream, rows, channels, Identity{}, partial, 2 * channels, in(x));
-  chunk_mean_kernel<<<dim3(blocks, chunks), block_threads, 0, handle(stream)>>>(rows, channels,
-                                                                                partial);
+  launch(chunk_mean_kernel, dim3(blocks, chunks), block_threads, 0, handle(stream), rows, channels,
+         partial);
   check_launch("chunk_mean");
-  chunk_deviation_kernel<<<dim3(unsigned((channels + tile_columns - 1) / tile_columns), chunks),
-                           dim3(tile_columns, row_lanes), 0, handle(stream)>>>(rows, channels, x,
-                                                                               partial);
+  launch(chunk_deviation_kernel,
+         dim3(unsigned((channels + tile_columns - 1) / tile_columns), chunks),
+         dim3(tile_columns, row_lanes), 0, handle(stream), rows, channels, x, partial);
   check_launch("chunk_deviation");
-  merge_moments_kernel<<<blocks, block_threads, 0, handle(stream)>>>(rows, channels, partial, mean,
-                                                                     var);
+  launch(merge_moments_kernel, blocks, block_threads, 0, handle(stream), rows, channels, partial,
+         mean, var);
   check_launch("merge_moments");
 }
 
@@ -216,7 +219,8 @@ struct Largest {
 };
 
 // The tree of host_sums.h: strides 16 .. 1 in each warp, then 4 .. 1 over the eight warps. Thread 0
-// has the result.
+// has the result. The last shuffles are eight lanes wide: no lane reads one that does not take
+// part.
 template <class Combine>
 __device__ float block_tree(float v, float* warps, Combine combine) {
   for (int by = 16; by > 0; by /= 2) v = combine(v, __shfl_down_sync(~0u, v, by));
@@ -224,7 +228,7 @@ __device__ float block_tree(float v, float* warps, Combine combine) {
   __syncthreads();
   if (threadIdx.x < 8) {
     v = warps[threadIdx.x];
-    for (int by = 4; by > 0; by /= 2) v = combine(v, __shfl_down_sync(0xffu, v, by));
+    for (int by = 4; by > 0; by /= 2) v = combine(v, __shfl_down_sync(0xffu, v, by, 8));
   }
   __syncthreads();
   return v;
@@ -233,7 +237,7 @@ __device__ float block_tree(float v, float* warps, Combine combine) {
 template <int K, class F, class... Operands>
 __global__ void __launch_bounds__(column_lanes)
     row_kernel(F f, int64_t rows, int64_t channels, float* sums, Operands... operands) {
-  __shared__ float warps[8];
+  SHARED(float, warps, 8);
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     Values<K> sum{};
     for (int64_t c = threadIdx.x; c < channels; c += column_lanes) {
@@ -250,15 +254,15 @@ __global__ void __launch_bounds__(column_lanes)
 template <int K, class F, class... Operands>
 void device_sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
                      Operands... operands) {
-  row_kernel<K><<<unsigned(std::min<int64_t>(rows, 4096)), column_lanes, 0, handle(stream)>>>(
-      f, rows, channels, sums, operands...);
+  launch(row_kernel<K, F, Operands...>, unsigned(std::min<int64_t>(rows, 4096)), column_lanes, 0,
+         handle(stream), f, rows, channels, sums, operands...);
   check_launch("sum_rows");
 }
 
 template <class F, class... Operands>
 __global__ void __launch_bounds__(column_lanes)
     row_max_kernel(F f, int64_t rows, int64_t channels, float* most, Operands... operands) {
-  __shared__ float warps[8];
+  SHARED(float, warps, 8);
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     float best = -INFINITY;
     for (int64_t c = threadIdx.x; c < channels; c += column_lanes)
@@ -271,8 +275,8 @@ __global__ void __launch_bounds__(column_lanes)
 template <class F, class... Operands>
 void device_max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
                      Operands... operands) {
-  row_max_kernel<<<unsigned(std::min<int64_t>(rows, 4096)), column_lanes, 0, handle(stream)>>>(
-      f, rows, channels, most, operands...);
+  launch(row_max_kernel<F, Operands...>, unsigned(std::min<int64_t>(rows, 4096)), column_lanes, 0,
+         handle(stream), f, rows, channels, most, operands...);
   check_launch("max_rows");
 }
 
@@ -299,8 +303,8 @@ __global__ void __launch_bounds__(block_threads)
 template <class F, class X, class... Out>
 void device_fold_windows(Stream stream, const WindowShape& shape, F f, const X* x,
                          Output<Out>... outputs) {
-  fold_kernel<<<blocks_for(shape.n * shape.out_h * shape.out_w * shape.c), block_threads, 0,
-                handle(stream)>>>(shape, f, x, outputs...);
+  launch(fold_kernel<F, X, Out...>, blocks_for(shape.n * shape.out_h * shape.out_w * shape.c),
+         block_threads, 0, handle(stream), shape, f, x, outputs...);
   check_launch("fold_windows");
 }
 
@@ -330,8 +334,8 @@ __global__ void __launch_bounds__(block_threads)
 template <class F, class Aux>
 void device_gather_windows(Stream stream, const WindowShape& shape, F f, const float* dy,
                            const Aux* aux, float* dx) {
-  gather_kernel<<<blocks_for(shape.n * shape.h * shape.w * shape.c), block_threads, 0,
-                  handle(stream)>>>(shape, f, dy, aux, dx);
+  launch(gather_kernel<F, Aux>, blocks_for(shape.n * shape.h * shape.w * shape.c), block_threads, 0,
+         handle(stream), shape, f, dy, aux, dx);
   check_launch("gather_windows");
 }
 

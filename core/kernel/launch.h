@@ -18,12 +18,13 @@
 #endif
 
 #include "core/device/stream.h"
+#include "core/kernel/device_words.h"
 #include "core/kernel/host_map.h"
 #include "core/kernel/host_sums.h"
 #include "core/kernel/host_windows.h"
 #include "core/kernel/operands.h"
 #include "core/tensor/tensor.h"
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
 #include "core/kernel/device_kernels.h"
 #endif
 
@@ -32,7 +33,7 @@ namespace qt {
 template <class F, class... Operands>
 void map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operands) {
   if (rows * channels == 0) return;
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
   if (stream.on_gpu) return kernel::device_map(stream, rows, channels, f, operands...);
 #endif
   (void)stream;
@@ -46,7 +47,7 @@ void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* sums
                  Operands... operands) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, K, channels}, DType::f32);
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
   if (stream.on_gpu)
     return kernel::device_sum_columns<K>(stream, rows, channels, f, partial.data<float>(), sums,
                                          operands...);
@@ -59,7 +60,7 @@ void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* sums
 template <int K, class F, class... Operands>
 void sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
               Operands... operands) {
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
   if (stream.on_gpu)
     return kernel::device_sum_rows<K>(stream, rows, channels, f, sums, operands...);
 #endif
@@ -71,7 +72,7 @@ void sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
 template <class F, class... Operands>
 void max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
               Operands... operands) {
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
   if (stream.on_gpu) return kernel::device_max_rows(stream, rows, channels, f, most, operands...);
 #endif
   (void)stream;
@@ -84,7 +85,7 @@ inline void column_moments(Stream stream, int64_t rows, int64_t channels, const 
                            float* mean, float* var) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, 2, channels}, DType::f32);
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
   if (stream.on_gpu)
     return kernel::device_column_moments(stream, rows, channels, x, partial.data<float>(), mean,
                                          var);
@@ -98,7 +99,7 @@ inline void column_moments(Stream stream, int64_t rows, int64_t channels, const 
 template <class F, class X, class... Out>
 void fold_windows(Stream stream, const WindowShape& shape, F f, const X* x,
                   Output<Out>... outputs) {
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
   if (stream.on_gpu) return kernel::device_fold_windows(stream, shape, f, x, outputs...);
 #endif
   (void)stream;
@@ -110,7 +111,7 @@ void fold_windows(Stream stream, const WindowShape& shape, F f, const X* x,
 template <class F, class Aux>
 void gather_windows(Stream stream, const WindowShape& shape, F f, const float* dy, const Aux* aux,
                     float* dx) {
-#ifdef __CUDACC__
+#ifdef QT_DEVICE_CODE
   if (stream.on_gpu) return kernel::device_gather_windows(stream, shape, f, dy, aux, dx);
 #endif
   (void)stream;

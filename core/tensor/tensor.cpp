@@ -7,6 +7,8 @@
 
 namespace qt {
 
+void fill(float* to, int64_t n, float value);  // core/kernel/fill.cpp
+
 Shape::Shape(const std::vector<int64_t>& extents) : rank_(int(extents.size())) {
   QT_CHECK(rank_ <= max_rank, "a shape has at most 5 extents, got " + std::to_string(rank_));
   for (int i = 0; i < rank_; ++i) {
@@ -41,13 +43,13 @@ Tensor Tensor::empty(const Shape& shape, DType type) {
 
 Tensor Tensor::zeros(const Shape& shape, DType type) {
   Tensor t = empty(shape, type);
-  memset(t.raw(), 0, t.bytes());
+  set_bytes(t.raw(), 0, t.bytes());
   return t;
 }
 
 Tensor Tensor::full(const Shape& shape, float value) {
   Tensor t = empty(shape, DType::f32);
-  std::fill_n(t.data<float>(), t.elements(), value);
+  fill(t.data<float>(), t.elements(), value);
   return t;
 }
 
@@ -62,7 +64,7 @@ Tensor Tensor::reshaped(const Shape& shape) const {
 
 Tensor Tensor::clone() const {
   Tensor t = empty(shape_, type_);
-  if (bytes()) memcpy(t.raw(), raw(), bytes());
+  copy_bytes(t.raw(), raw(), bytes());
   t.scale_ = scale_;
   return t;
 }

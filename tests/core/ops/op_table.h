@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/tensor/transfer.h"
 #include "tests/core/ops/oracles.h"
 
 namespace qt {
@@ -26,6 +27,15 @@ inline std::ostream& operator<<(std::ostream& to, const OpCase& c) { return to <
 
 using Inputs = std::vector<Tensor>;
 using Vars = std::vector<Var>;
+
+// What make() gives on the host, placed where the current stream computes.
+template <class Make>
+Tensor placed(Make make) {
+  const Stream stream = current_stream();
+  const UseStream host(Stream{});
+  const Tensor t = make();
+  return stream.on_gpu ? to_gpu(t, stream) : t;
+}
 
 struct ConvRow {
   int64_t h, w, c, k, r;
@@ -109,7 +119,8 @@ inline OpCase batch_norm_case(int64_t h, int64_t w, int64_t channels, bool train
     return std::pair{mean, var};
   };
   c.op = [=](const Vars& v) {
-    auto [mean, var] = running();
+    Tensor mean = placed([&] { return running().first; });
+    Tensor var = placed([&] { return running().second; });
     return batch_norm(v[0], v[1], v[2], mean, var, {.training = training});
   };
   c.wanted = [=](const Inputs& in) {
@@ -214,7 +225,8 @@ inline OpCase cross_entropy_case(int64_t n, int64_t classes, float smoothing) {
     return t;
   };
   c.op = [=](const Vars& v) {
-    return softmax_cross_entropy(v[0], labels(v[0].value().dim(0)), smoothing);
+    const int64_t rows = v[0].value().dim(0);
+    return softmax_cross_entropy(v[0], placed([&] { return labels(rows); }), smoothing);
   };
   c.wanted = [=](const Inputs& in) {
     return oracle::cross_entropy(in[0], labels(in[0].dim(0)), smoothing);

@@ -1,0 +1,185 @@
+// core/device/cuda/memory.cpp -- GPU memory in stream order, pinned memory, copies.
+#include <cstring>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/device/cuda/handle.h"
+#include "core/device/gpu.h"
+
+namespace qt {
+namespace {
+
+// What is allocated, and what else the pool must wait for before it has it back.
+class Blocks {
+ public:
+  void add(void* memory, size_t bytes, cudaStream_t home) {
+    const std::lock_guard lock(mutex_);
+    blocks_[memory] = {bytes, home, {}};
+    stats_.in_use += bytes;
+    stats_.peak = stats_.peak > stats_.in_use ? stats_.peak : stats_.in_use;
+  }
+  void used_on(const void* memory, cudaStream_t user) {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(memory);
+    QT_CHECK(found != blocks_.end(), "used_on is for what allocate_on_gpu returned");
+    if (found->second.home == user) return;
+    cudaEvent_t event = nullptr;
+    check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+    found->second.uses.push_back(owned(event, cudaEventDestroy));
+    check_cuda(cudaEventRecord(event, user), "cudaEventRecord");
+  }
+  void give_back(void* memory) {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(memory);
+    const Block& block = found->second;
+    for (const auto& use : block.uses)
+      static_cast<void>(cudaStreamWaitEvent(block.home, as<cudaEvent_t>(use), 0));
+    static_cast<void>(cudaFreeAsync(memory, block.home));
+    stats_.in_use -= block.bytes;
+    blocks_.erase(found);
+  }
+  void reset_peak() {
+    const std::lock_guard lock(mutex_);
+    stats_.peak = stats_.in_use;
+  }
+  MemoryStats stats() {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+
+ private:
+  struct Block {
+    size_t bytes;
+    cudaStream_t home;
+    std::vector<std::shared_ptr<void>> uses;  // events
+  };
+  std::mutex mutex_;
+  std::unordered_map<const void*, Block> blocks_;
+  MemoryStats stats_;
+};
+
+// Never destroyed: tensors in static objects may return storage after main.
+Blocks& blocks() {
+  static Blocks* const instance = std::make_unique<Blocks>().release();
+  return *instance;
+}
+
+[[noreturn]] void out_of_memory(const char* what, size_t bytes) {
+  static_cast<void>(cudaGetLastError());
+  throw OutOfMemory(std::string("out of ") + what + ": asked for " + std::to_string(bytes) +
+                    " bytes with " + std::to_string(blocks().stats().in_use) +
+                    " bytes of GPU memory in use by tensors");
+}
+
+// Memory that is given back to the driver costs a later step a system call: the pool keeps it.
+void keep_freed_memory() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    cudaMemPool_t pool = nullptr;
+    check_cuda(cudaDeviceGetDefaultMemPool(&pool, 0), "cudaDeviceGetDefaultMemPool");
+    uint64_t threshold = UINT64_MAX;
+    check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold),
+               "cudaMemPoolSetAttribute");
+  });
+}
+
+// Pinned buffers for copies to the GPU, each free again when its copy has run.
+class Staging {
+ public:
+  void send(void* to, const void* from, size_t bytes, Stream stream) {
+    const std::lock_guard lock(mutex_);
+    Buffer& buffer = free_buffer(bytes);
+    memcpy(buffer.memory.get(), from, bytes);
+    check_cuda(
+        cudaMemcpyAsync(to, buffer.memory.get(), bytes, cudaMemcpyHostToDevice, handle(stream)),
+        "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes to the GPU");
+    buffer.sent.record(stream);
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    buffers_.clear();
+  }
+
+ private:
+  struct Buffer {
+    std::shared_ptr<void> memory;
+    size_t bytes;
+    GpuEvent sent;
+  };
+  Buffer& free_buffer(size_t bytes) {
+    for (Buffer& buffer : buffers_)
+      if (buffer.bytes >= bytes && buffer.bytes <= 2 * bytes + 4096 && buffer.sent.reached())
+        return buffer;
+    return buffers_.emplace_back(Buffer{allocate_pinned(bytes), bytes, {}});
+  }
+  std::mutex mutex_;
+  std::vector<Buffer> buffers_;
+};
+
+Staging& staging() {
+  static Staging* const instance = std::make_unique<Staging>().release();  // outlives the driver
+  return *instance;
+}
+
+}  // namespace
+
+std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream) {
+  keep_freed_memory();
+  void* memory = nullptr;
+  const cudaError_t status = cudaMallocAsync(&memory, bytes ? bytes : 1, handle(stream));
+  if (status == cudaErrorMemoryAllocation) out_of_memory("GPU memory", bytes);
+  check_cuda(status, "cudaMallocAsync of " + std::to_string(bytes) + " bytes");
+  blocks().add(memory, bytes, handle(stream));
+  return {memory, [](void* block) { blocks().give_back(block); }};
+}
+
+void used_on(const void* memory, Stream user) { blocks().used_on(memory, handle(user)); }
+
+std::shared_ptr<void> allocate_pinned(size_t bytes) {
+  void* memory = nullptr;
+  const cudaError_t status = cudaMallocHost(&memory, bytes ? bytes : 1);
+  if (status == cudaErrorMemoryAllocation) out_of_memory("pinned memory", bytes);
+  check_cuda(status, "cudaMallocHost of " + std::to_string(bytes) + " bytes");
+  return owned(memory, cudaFreeHost);
+}
+
+MemoryStats gpu_memory_stats() { return blocks().stats(); }
+void reset_gpu_memory_peak() { blocks().reset_peak(); }
+void release_cached_gpu_memory() {
+  const cudaError_t status = cudaDeviceSynchronize();  // copies still read the staging memory
+  staging().release();
+  check_cuda(status, "cudaDeviceSynchronize");
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, 0), "cudaDeviceGetDefaultMemPool");
+  check_cuda(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
+}
+
+void copy_to_gpu(void* to, const void* from, size_t bytes, Stream stream) {
+  if (bytes) staging().send(to, from, bytes, stream);
+}
+
+void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
+  if (!bytes) return;
+  const auto buffer = allocate_pinned(bytes);
+  check_cuda(cudaMemcpyAsync(buffer.get(), from, bytes, cudaMemcpyDeviceToHost, handle(stream)),
+             "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes to the host");
+  check_cuda(cudaStreamSynchronize(handle(stream)), "cudaStreamSynchronize");
+  memcpy(to, buffer.get(), bytes);
+}
+
+void copy_on_gpu(void* to, const void* from, size_t bytes, Stream stream) {
+  if (!bytes) return;
+  check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, handle(stream)),
+             "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes on the GPU");
+}
+
+void set_bytes_on_gpu(void* to, int value, size_t bytes, Stream stream) {
+  if (!bytes) return;
+  check_cuda(cudaMemsetAsync(to, value, bytes, handle(stream)),
+             "cudaMemsetAsync of " + std::to_string(bytes) + " bytes");
+}
+
+}  // namespace qt

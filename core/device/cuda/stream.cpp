@@ -1,0 +1,66 @@
+// core/device/cuda/stream.cpp -- streams, events and graphs of CUDA.
+#include "core/base/error.h"
+#include "core/device/cuda/handle.h"
+#include "core/device/gpu.h"
+
+namespace qt {
+GpuStream::GpuStream() {
+  cudaStream_t stream = nullptr;
+  check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  handle_ = owned(stream, cudaStreamDestroy);
+}
+
+void GpuStream::synchronize() const {
+  check_cuda(cudaStreamSynchronize(as<cudaStream_t>(handle_)), "cudaStreamSynchronize");
+}
+
+GpuEvent::GpuEvent() {
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  handle_ = owned(event, cudaEventDestroy);
+}
+
+void GpuEvent::record(Stream stream) {
+  check_cuda(cudaEventRecord(as<cudaEvent_t>(handle_), handle(stream)), "cudaEventRecord");
+}
+
+void GpuEvent::hold_back(Stream stream) const {
+  check_cuda(cudaStreamWaitEvent(handle(stream), as<cudaEvent_t>(handle_), 0),
+             "cudaStreamWaitEvent");
+}
+
+bool GpuEvent::reached() const {
+  const cudaError_t status = cudaEventQuery(as<cudaEvent_t>(handle_));
+  if (status == cudaErrorNotReady) return false;
+  check_cuda(status, "cudaEventQuery");
+  return true;
+}
+
+void GpuEvent::synchronize() const {
+  check_cuda(cudaEventSynchronize(as<cudaEvent_t>(handle_)), "cudaEventSynchronize");
+}
+
+GpuGraph::GpuGraph(Stream stream, const std::function<void()>& work) {
+  check_cuda(cudaStreamBeginCapture(handle(stream), cudaStreamCaptureModeGlobal),
+             "cudaStreamBeginCapture");
+  cudaGraph_t recorded = nullptr;
+  try {
+    work();
+  } catch (...) {
+    if (cudaStreamEndCapture(handle(stream), &recorded) == cudaSuccess)
+      static_cast<void>(cudaGraphDestroy(recorded));
+    static_cast<void>(cudaGetLastError());
+    throw;
+  }
+  check_cuda(cudaStreamEndCapture(handle(stream), &recorded), "cudaStreamEndCapture");
+  const auto graph = owned(recorded, cudaGraphDestroy);
+  cudaGraphExec_t exec = nullptr;
+  check_cuda(cudaGraphInstantiate(&exec, recorded, 0), "cudaGraphInstantiate");
+  handle_ = owned(exec, cudaGraphExecDestroy);
+}
+
+void GpuGraph::launch(Stream stream) const {
+  check_cuda(cudaGraphLaunch(as<cudaGraphExec_t>(handle_), handle(stream)), "cudaGraphLaunch");
+}
+
+}  // namespace qt

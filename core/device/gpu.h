@@ -1,0 +1,77 @@
+// core/device/gpu.h -- an NVIDIA GPU as host code sees it: streams, events, memory, copies,
+// recorded graphs. Includes nothing of CUDA's. In a build without CUDA every call throws
+// InternalError.
+//
+// Errors of CUDA are InternalError and name the call; OutOfMemory names size and memory in use.
+// Destructors never throw and never wait.
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <memory>
+
+#include "core/device/memory.h"
+#include "core/device/stream.h"
+
+namespace qt {
+
+// An owned stream, which waits for no other unless told to.
+class GpuStream {
+ public:
+  GpuStream();
+  Stream stream() const { return {handle_.get(), true}; }
+  void synchronize() const;  // until everything enqueued has run
+
+ private:
+  std::shared_ptr<void> handle_;
+};
+
+// A mark in a stream.
+class GpuEvent {
+ public:
+  GpuEvent();
+  void record(Stream stream);           // after what the stream has been given so far
+  void hold_back(Stream stream) const;  // what it is given from now on runs after the mark
+  bool reached() const;
+  void synchronize() const;
+
+ private:
+  std::shared_ptr<void> handle_;
+};
+
+// ---- memory ----
+// At least `bytes` of GPU memory in the order of `stream`: uninitialized for what is enqueued there
+// from now on, and the pool's again, with the last handle, after what has been enqueued there by
+// then. The pool is CUDA's own, told to keep what it has. The stream must outlive the memory.
+std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream);
+// For memory of allocate_on_gpu (a tensor's raw()) that `user`, not the stream it was allocated on,
+// was given work with: the pool gets it only after what `user` has been given so far.
+void used_on(const void* memory, Stream user);
+// Page-locked host memory. Its owner keeps it until the copies from and to it have run.
+std::shared_ptr<void> allocate_pinned(size_t bytes);
+// GPU memory; cached and system_allocations are CUDA's own business and stay 0.
+MemoryStats gpu_memory_stats();
+void reset_gpu_memory_peak();
+// What the pool and copies to the GPU keep for reuse.
+void release_cached_gpu_memory();
+
+// ---- copies and fills, in the order of the stream ----
+// Through pinned memory: `from` may change once the call returns.
+void copy_to_gpu(void* to, const void* from, size_t bytes, Stream stream);
+// Returns when `to` is filled.
+void copy_to_host(void* to, const void* from, size_t bytes, Stream stream);
+void copy_on_gpu(void* to, const void* from, size_t bytes, Stream stream);
+void set_bytes_on_gpu(void* to, int value, size_t bytes, Stream stream);
+
+// ---- graphs ----
+// What `work` enqueues on a stream, recorded without running, to be launched many times. The memory
+// that work allocates must be given back within it; copies to the host cannot be recorded.
+class GpuGraph {
+ public:
+  GpuGraph(Stream stream, const std::function<void()>& work);
+  void launch(Stream stream) const;
+
+ private:
+  std::shared_ptr<void> handle_;
+};
+
+}  // namespace qt

@@ -1,0 +1,35 @@
+// core/device/no_cuda.cpp -- stands in for core/device/cuda/ in builds without CUDA.
+#include "core/base/error.h"
+#include "core/device/gpu.h"
+
+namespace qt {
+namespace {
+
+[[noreturn]] void refuse() {
+  throw InternalError("this build has no CUDA: there is no GPU to work on");
+}
+
+}  // namespace
+
+GpuStream::GpuStream() { refuse(); }
+void GpuStream::synchronize() const { refuse(); }
+GpuEvent::GpuEvent() { refuse(); }
+void GpuEvent::record(Stream) { refuse(); }
+void GpuEvent::hold_back(Stream) const { refuse(); }
+bool GpuEvent::reached() const { refuse(); }
+void GpuEvent::synchronize() const { refuse(); }
+GpuGraph::GpuGraph(Stream, const std::function<void()>&) { refuse(); }
+void GpuGraph::launch(Stream) const { refuse(); }
+
+std::shared_ptr<void> allocate_on_gpu(size_t, Stream) { refuse(); }
+std::shared_ptr<void> allocate_pinned(size_t) { refuse(); }
+void used_on(const void*, Stream) { refuse(); }
+MemoryStats gpu_memory_stats() { return {}; }
+void reset_gpu_memory_peak() {}
+void release_cached_gpu_memory() {}
+void copy_to_gpu(void*, const void*, size_t, Stream) { refuse(); }
+void copy_to_host(void*, const void*, size_t, Stream) { refuse(); }
+void copy_on_gpu(void*, const void*, size_t, Stream) { refuse(); }
+void set_bytes_on_gpu(void*, int, size_t, Stream) { refuse(); }
+
+}  // namespace qt

@@ -1,0 +1,22 @@
+// core/tensor/transfer.cpp -- copies of tensors between the host's memory and a GPU's.
+#include "core/tensor/transfer.h"
+
+#include "core/device/gpu.h"
+
+namespace qt {
+
+Tensor to_gpu(const Tensor& x, Stream stream) {
+  const UseStream use(stream);
+  Tensor t = Tensor::empty(x.shape(), x.dtype());
+  copy_to_gpu(t.raw(), x.raw(), x.bytes(), stream);
+  return x.has_scale() ? t.with_scale(to_gpu(x.step(), stream), x.lo(), x.hi()) : t;
+}
+
+Tensor to_host(const Tensor& x, Stream stream) {
+  const UseStream use({});
+  Tensor t = Tensor::empty(x.shape(), x.dtype());
+  copy_to_host(t.raw(), x.raw(), x.bytes(), stream);
+  return x.has_scale() ? t.with_scale(to_host(x.step(), stream), x.lo(), x.hi()) : t;
+}
+
+}  // namespace qt

@@ -1,0 +1,222 @@
+// tests/emulation/device_test.cpp -- core/device's CUDA half on the emulated GPU: streams, events,
+// memory, copies, graphs, errors.
+#include <gmock/gmock.h>
+
+#include "core/base/error.h"
+#include "core/kernel/launch.h"
+#include "tests/emulation/emulated_gpu.h"
+
+namespace qt {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::ThrowsMessage;
+
+struct Twice {
+  QT_HD float operator()(float x) const { return 2 * x; }
+};
+
+// y = 2 x on `stream`, whatever stream the memory is of.
+void twice(Stream stream, const Tensor& x, Tensor& y) {
+  map(stream, 1, x.elements(), Twice{}, in(x.data<float>()), out(y.data<float>()));
+}
+Tensor twice(Stream stream, const Tensor& x) {
+  const UseStream use(stream);
+  Tensor y = Tensor::empty(x.shape(), DType::f32);
+  twice(stream, x, y);
+  return y;
+}
+
+class Device : public EmulatedGpu {
+ protected:
+  // How many of many legal orders of the work give a wrong result.
+  template <class Body>
+  static int wrong_orders(Body body) {
+    int wrong = 0;
+    for (unsigned seed = 1; seed < 40; ++seed) {
+      start(seed);
+      const GpuStream main, side;
+      const Tensor got = body(main, side);
+      main.synchronize();
+      side.synchronize();
+      wrong += !difference_in_bits(got, Tensor::full(got.shape(), 12)).empty();
+    }
+    return wrong;
+  }
+};
+
+TEST_F(Device, TensorsComeBackAsTheyWent) {
+  const GpuStream gpu;
+  const Tensor x = numbers({3, 5, 7}, 1).with_scale(numbers({7}, 2), -3, 9);
+  const Tensor back = to_host(to_gpu(x, gpu.stream()), gpu.stream());
+  EXPECT_EQ(difference_in_bits(back, x), "");
+  EXPECT_EQ(difference_in_bits(back.step(), x.step()), "");
+  EXPECT_EQ(back.lo(), -3);
+  EXPECT_EQ(back.hi(), 9);
+}
+
+TEST_F(Device, TheHostMayReuseWhatItSentAtOnce) {
+  const GpuStream gpu;
+  std::vector<Tensor> sent;
+  for (int i = 0; i < 5; ++i) {
+    const Tensor x = Tensor::full({1000}, float(i));
+    sent.push_back(to_gpu(x, gpu.stream()));
+    Tensor same = x;
+    same.data<float>()[0] = -1;
+  }
+  for (int i = 0; i < 5; ++i)
+    EXPECT_EQ(
+        difference_in_bits(to_host(sent[size_t(i)], gpu.stream()), Tensor::full({1000}, float(i))),
+        "");
+}
+
+TEST_F(Device, TensorsAreFilledWhereTheyLie) {
+  const GpuStream gpu;
+  const auto on_gpu = [&](auto make) {
+    const UseStream use(gpu.stream());
+    return to_host(make(), gpu.stream());
+  };
+  EXPECT_EQ(
+      difference_in_bits(on_gpu([] { return Tensor::full({77}, 2.5f); }), Tensor::full({77}, 2.5f)),
+      "");
+  EXPECT_EQ(difference_in_bits(on_gpu([] { return Tensor::zeros({77}, DType::i8); }),
+                               Tensor::zeros({77}, DType::i8)),
+            "");
+  EXPECT_EQ(difference_in_bits(on_gpu([] { return Tensor::full({77}, 2.5f).clone(); }),
+                               Tensor::full({77}, 2.5f)),
+            "");
+}
+
+TEST_F(Device, AnEventBetweenTwoStreamsIsNeededAndEnough) {
+  for (const bool has_event : {true, false}) {
+    const int wrong = wrong_orders([&](const GpuStream& main, const GpuStream& side) {
+      const Tensor x = to_gpu(Tensor::full({500}, 3), main.stream());
+      const Tensor y = twice(main.stream(), x);
+      if (has_event) {
+        GpuEvent written;
+        written.record(main.stream());
+        written.hold_back(side.stream());
+      }
+      const Tensor z = twice(side.stream(), y);
+      return to_host(z, side.stream());
+    });
+    EXPECT_EQ(wrong > 0, !has_event) << wrong << " wrong";
+  }
+}
+
+// Memory whose last handle goes while a side stream still reads it: used_on keeps it from the pool.
+TEST_F(Device, MemoryUsedOnASideStreamWaitsForIt) {
+  for (const bool says_so : {true, false}) {
+    const int wrong = wrong_orders([&](const GpuStream& main, const GpuStream& side) {
+      Tensor z;
+      {
+        const Tensor y = to_gpu(Tensor::full({500}, 6), main.stream());
+        GpuEvent written;
+        written.record(main.stream());
+        written.hold_back(side.stream());
+        z = twice(side.stream(), y);
+        if (says_so) used_on(y.raw(), side.stream());
+      }
+      const Tensor other = to_gpu(Tensor::full({500}, 50), main.stream());
+      const Tensor result = to_host(z, side.stream());
+      to_host(other, main.stream());
+      return result;
+    });
+    EXPECT_EQ(wrong > 0, !says_so) << wrong << " wrong";
+  }
+}
+
+TEST_F(Device, CountsMemory) {
+  const GpuStream gpu;
+  reset_gpu_memory_peak();
+  {
+    const auto first = allocate_on_gpu(1000, gpu.stream());
+    { const auto second = allocate_on_gpu(500, gpu.stream()); }
+    EXPECT_EQ(gpu_memory_stats().in_use, 1000u);
+  }
+  EXPECT_EQ(gpu_memory_stats().in_use, 0u);
+  EXPECT_EQ(gpu_memory_stats().peak, 1500u);
+  gpu.synchronize();
+}
+
+TEST_F(Device, SaysHowMuchMemoryWasMissing) {
+  const GpuStream gpu;
+  const auto held = allocate_on_gpu(1000, gpu.stream());
+  emulator::fail_allocation(1);
+  EXPECT_THAT(
+      [&] { allocate_on_gpu(123456, gpu.stream()); },
+      ThrowsMessage<OutOfMemory>(HasSubstr("123456 bytes with 1000 bytes of GPU memory in use")));
+  EXPECT_THAT([&] { allocate_on_gpu(size_t{1} << 60, gpu.stream()); },
+              ::testing::Throws<OutOfMemory>());
+  emulator::fail_allocation(1);
+  EXPECT_THAT([&] { allocate_pinned(99); },
+              ThrowsMessage<OutOfMemory>(HasSubstr("pinned memory: asked for 99")));
+  const Tensor x = to_gpu(Tensor::full({10}, 3), gpu.stream());  // the next launch is not blamed
+  EXPECT_EQ(
+      difference_in_bits(to_host(twice(gpu.stream(), x), gpu.stream()), Tensor::full({10}, 6)), "");
+}
+
+TEST_F(Device, NamesALaunchThatIsRefused) {
+  const GpuStream gpu;
+  const Tensor x = to_gpu(Tensor::full({10}, 3), gpu.stream());
+  emulator::refuse_launch(1);
+  EXPECT_THAT([&] { twice(gpu.stream(), x); },
+              ThrowsMessage<InternalError>(HasSubstr("kernel map: cudaErrorLaunchOutOfResources")));
+  twice(gpu.stream(), x);  // and goes on
+  gpu.synchronize();
+}
+
+TEST_F(Device, ReportsAKernelThatFailedWhereItWaits) {
+  {
+    const GpuStream gpu;
+    const Tensor x = to_gpu(Tensor::full({10}, 3), gpu.stream());
+    emulator::break_launch(1);
+    const Tensor y = twice(gpu.stream(), x);
+    EXPECT_THAT(
+        [&] { gpu.synchronize(); },
+        ThrowsMessage<InternalError>(HasSubstr("cudaStreamSynchronize: cudaErrorIllegalAddress")));
+    EXPECT_THROW(twice(gpu.stream(), x), InternalError);
+    EXPECT_THROW(release_cached_gpu_memory(), InternalError);
+  }  // handles are given back without a word
+  emulator::reset();
+}
+
+// ---- graphs ----
+TEST_F(Device, AGraphRepeatsWhatItRecorded) {
+  for (unsigned seed = 0; seed < 6; ++seed) {
+    start(seed);
+    const GpuStream gpu;
+    const Stream stream = gpu.stream();
+    Tensor x = to_gpu(Tensor::full({500}, 1), stream);
+    const GpuGraph graph(stream, [&] {
+      const Tensor y = twice(stream, x);  // memory of the graph's own
+      twice(stream, y, x);
+    });
+    EXPECT_EQ(difference_in_bits(to_host(x, stream), Tensor::full({500}, 1)), "") << "it ran";
+    graph.launch(stream);
+    graph.launch(stream);
+    EXPECT_EQ(difference_in_bits(to_host(x, stream), Tensor::full({500}, 16)), "");
+  }
+}
+
+TEST_F(Device, WhatCannotBeRecordedIsAnErrorAndEndsTheRecording) {
+  const GpuStream gpu;
+  const Tensor x = to_gpu(Tensor::full({500}, 1), gpu.stream());
+  EXPECT_THROW(GpuGraph(gpu.stream(), [&] { to_host(x, gpu.stream()); }), InternalError);
+  EXPECT_THROW(GpuGraph(gpu.stream(), [&] { gpu.synchronize(); }), InternalError);
+  EXPECT_EQ(
+      difference_in_bits(to_host(twice(gpu.stream(), x), gpu.stream()), Tensor::full({500}, 2)),
+      "");
+}
+
+TEST_F(Device, WhatOutlivesARecordingCannotBeLaunched) {
+  const GpuStream gpu;
+  const Tensor x = to_gpu(Tensor::full({500}, 1), gpu.stream());
+  Tensor y;
+  const GpuGraph graph(gpu.stream(), [&] { y = twice(gpu.stream(), x); });
+  EXPECT_THAT([&] { graph.launch(gpu.stream()); },
+              ThrowsMessage<InternalError>(HasSubstr("cudaGraphLaunch")));
+}
+
+}  // namespace
+}  // namespace qt

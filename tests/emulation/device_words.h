@@ -1,0 +1,95 @@
+// tests/emulation/device_words.h -- CUDA's words for g++: kernel files compiled with
+// QT_DEVICE_WORDS naming this header run under the emulator.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+#include "tests/emulation/emulator.h"
+#include "tests/emulation/launching.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __launch_bounds__(...)
+#define SHARED(type, name, count) auto& name = emulator::shared<type[count]>([] {})
+
+using std::max;
+using std::min;
+
+namespace emulator {  // NOLINTBEGIN(readability-identifier-naming): CUDA's names.
+
+// One array per declaration: each has a lambda type of its own.
+template <class Array, class Declaration>
+Array& shared(Declaration) {
+  static const char key = 0;
+  return *static_cast<Array*>(shared_memory(&key, sizeof(Array)));
+}
+
+template <class T>
+T shuffle(unsigned mask, T value, int from, int width, Site where) {
+  static_assert(sizeof(T) <= 8 && std::is_arithmetic_v<T>);
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof(T));
+  bits = read_lane(mask, bits, from, width, where);
+  memcpy(&value, &bits, sizeof(T));
+  return value;
+}
+
+}  // namespace emulator
+
+inline void __syncthreads(emulator::Site where = emulator::Site::current()) {
+  emulator::barrier(where);
+}
+inline void __syncwarp(unsigned mask = ~0u, emulator::Site where = emulator::Site::current()) {
+  emulator::sync_warp(mask, where);
+}
+template <class T>
+T __shfl_sync(unsigned mask, T v, int from, int width = 32,
+              emulator::Site where = emulator::Site::current()) {
+  return emulator::shuffle(mask, v, emulator::lane() / width * width + from % width, width, where);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T v, int by, int width = 32,
+                  emulator::Site where = emulator::Site::current()) {
+  return emulator::shuffle(mask, v, emulator::lane() ^ by, width, where);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T v, int by, int width = 32,
+                   emulator::Site where = emulator::Site::current()) {
+  return emulator::shuffle(mask, v, emulator::lane() + by, width, where);
+}
+inline unsigned __ballot_sync(unsigned mask, int vote,
+                              emulator::Site where = emulator::Site::current()) {
+  return emulator::ballot(mask, vote != 0, where);
+}
+// For integers only: float sums by atomics depend on luck, so they do not compile here.
+template <class T>
+requires std::is_integral_v<T> T atomicAdd(T* to, T v) {
+  return __atomic_fetch_add(to, v, __ATOMIC_RELAXED);
+}
+
+namespace qt::kernel {  // NOLINTEND(readability-identifier-naming)
+
+template <class T>
+T* dynamic_shared() {
+  return static_cast<T*>(emulator::dynamic_shared_memory());
+}
+
+// Enqueues the kernel with its arguments copied, as CUDA does.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+            cudaStream_t stream, Arguments... arguments) {
+  static_assert((std::is_trivially_copyable_v<Parameters> && ...),
+                "kernel arguments are copied byte by byte");
+  const std::tuple<Parameters...> values{static_cast<Parameters>(arguments)...};
+  emulator::Launch launch{.grid = grid, .block = block, .shared_bytes = shared};
+  std::apply([&](const auto&... v) { (launch.arguments.push_back({&v, sizeof v}), ...); }, values);
+  launch.body = [kernel, values]() { std::apply(kernel, values); };
+  launch.kernel = __PRETTY_FUNCTION__;
+  emulator::enqueue(std::move(launch), stream);
+}
+
+}  // namespace qt::kernel

@@ -1,0 +1,228 @@
+// tests/emulation/launchers_test.cpp -- every launcher's device code, thread by thread on the
+// emulated GPU, against its CPU code: the same bits in three thread orders.
+#include <gtest/gtest.h>
+
+#include "core/kernel/launch.h"
+#include "tests/emulation/emulated_gpu.h"
+
+namespace qt {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+struct Extents {
+  int64_t rows, channels;
+};
+
+constexpr bool sanitized =
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    true;
+#else
+    false;
+#endif
+
+// Around every boundary of tiles, blocks and chunks of rows.
+std::vector<Extents> all_extents() {
+  if (sanitized) return {{1, 1}, {5, 3}, {130, 33}, {2, 257}};
+  std::vector<Extents> all;
+  for (int64_t channels : {1, 3, 31, 32, 33, 64, 129, 257})
+    for (int64_t rows : {1, 3, 5, 127, 128, 129, 260}) all.push_back({rows, channels});
+  return all;
+}
+// For launchers that give each row a block: around lanes and warps.
+std::vector<Extents> row_extents() {
+  if (sanitized) return {{1, 1}, {2, 33}, {2, 257}};
+  std::vector<Extents> all;
+  for (int64_t channels : {1, 2, 31, 32, 33, 64, 255, 256, 257, 600})
+    for (int64_t rows : {1, 3, 5}) all.push_back({rows, channels});
+  all.push_back({4099, 3});  // more rows than blocks
+  return all;
+}
+
+// Runs `launch` on the CPU's tensors and on copies in the GPU's memory: body(stream, inputs,
+// outputs) must leave the same bits in the outputs, which are full of NaN before.
+template <class Body>
+void expect_same_on_gpu(const Tensors& inputs, const Tensors& outputs, Body body) {
+  body(Stream{}, inputs, outputs);
+  const bool long_one = inputs[0].dim(0) > 1000;
+  for (const emulator::Order order : all_orders) {
+    if (long_one && order != emulator::Order::descending) continue;
+    emulator::set_order(order, 7);
+    const GpuStream gpu;
+    Tensors in, out;
+    for (const Tensor& t : inputs) in.push_back(to_gpu(t, gpu.stream()));
+    const UseStream use(gpu.stream());
+    for (const Tensor& t : outputs) out.push_back(Tensor::empty(t.shape(), t.dtype()));
+    body(gpu.stream(), in, out);
+    for (size_t i = 0; i < out.size(); ++i)
+      EXPECT_EQ(difference_in_bits(to_host(out[i], gpu.stream()), outputs[i]), "")
+          << "output " << i << ", " << name_of(order);
+  }
+}
+
+template <class Body>
+void on_all(const std::vector<Extents>& extents, Body body) {
+  for (const Extents& e : extents) {
+    SCOPED_TRACE(std::to_string(e.rows) + " x " + std::to_string(e.channels));
+    body(e.rows, e.channels);
+    if (::testing::Test::HasFailure()) return;  // one report is enough
+  }
+}
+
+Tensor bytes(const Shape& shape, int64_t seed) {
+  Tensor t = Tensor::empty(shape, DType::i8);
+  for (int64_t i = 0; i < t.elements(); ++i) t.data<int8_t>()[i] = int8_t((i + seed) * 37);
+  return t;
+}
+
+class Launchers : public EmulatedGpu {};
+
+struct Mixed {
+  QT_HD Values<2> operator()(float x, int8_t code, float b, float scale) const {
+    return {{rintf(x * scale + float(code) * b), x - b}};
+  }
+};
+
+TEST_F(Launchers, MapOfElementsChannelsAndScalars) {
+  on_all(all_extents(), [](int64_t rows, int64_t channels) {
+    const Shape shape{rows, channels};
+    expect_same_on_gpu(
+        {numbers(shape, 1), bytes(shape, 2), numbers({channels}, 3, 0.2f), numbers({1}, 4)},
+        {unwritten(shape, DType::i8), unwritten(shape, DType::bf16)},
+        [=](Stream stream, const Tensors& x, Tensors y) {
+          map(stream, rows, channels, Mixed{}, in(x[0].data<float>()), in(x[1].data<int8_t>()),
+              per_channel(x[2].data<float>()), scalar(x[3].data<float>()), out(y[0].data<int8_t>()),
+              out(y[1].data<BFloat16>()));
+        });
+  });
+}
+
+struct Placed {
+  QT_HD float operator()(float x, float row, int32_t column, float from_table) const {
+    return x * row + float(column) + from_table;
+  }
+};
+
+TEST_F(Launchers, MapOfRowsColumnsAndLookups) {
+  on_all(all_extents(), [](int64_t rows, int64_t channels) {
+    const Shape shape{rows, channels};
+    Tensor index = Tensor::empty(shape, DType::u8);
+    for (int64_t i = 0; i < rows * channels; ++i) index.data<uint8_t>()[i] = uint8_t(i * 37);
+    expect_same_on_gpu(
+        {numbers(shape, 1), numbers({rows}, 2), index, numbers({channels, 256}, 3)},
+        {unwritten(shape)}, [=](Stream stream, const Tensors& x, Tensors y) {
+          map(stream, rows, channels, Placed{}, in(x[0].data<float>()), per_row(x[1].data<float>()),
+              Column{}, lookup(x[2].data<uint8_t>(), x[3].data<float>()), out(y[0].data<float>()));
+        });
+  });
+}
+
+struct ThreeSums {
+  QT_HD Values<3> operator()(float x, float m) const { return {{x, x * m, x - m}}; }
+};
+
+TEST_F(Launchers, SumColumns) {
+  on_all(all_extents(), [](int64_t rows, int64_t channels) {
+    expect_same_on_gpu({numbers({rows, channels}, 1), numbers({channels}, 2)},
+                       {unwritten({3, channels})}, [=](Stream stream, const Tensors& x, Tensors y) {
+                         sum_columns<3>(stream, rows, channels, ThreeSums{}, y[0].data<float>(),
+                                        in(x[0].data<float>()), per_channel(x[1].data<float>()));
+                       });
+  });
+}
+
+struct TwoRowSums {
+  QT_HD Values<2> operator()(float x, float row, int32_t column) const {
+    return {{x * row, x * float(column % 3)}};
+  }
+};
+
+TEST_F(Launchers, SumRows) {
+  on_all(row_extents(), [](int64_t rows, int64_t channels) {
+    expect_same_on_gpu({numbers({rows, channels}, 1), numbers({rows}, 2)}, {unwritten({2, rows})},
+                       [=](Stream stream, const Tensors& x, Tensors y) {
+                         sum_rows<2>(stream, rows, channels, TwoRowSums{}, y[0].data<float>(),
+                                     in(x[0].data<float>()), per_row(x[1].data<float>()), Column{});
+                       });
+  });
+}
+
+struct Negative {
+  QT_HD float operator()(float x) const { return -x; }
+};
+
+TEST_F(Launchers, MaxRows) {
+  on_all(row_extents(), [](int64_t rows, int64_t channels) {
+    expect_same_on_gpu({numbers({rows, channels}, 1)}, {unwritten({rows})},
+                       [=](Stream stream, const Tensors& x, Tensors y) {
+                         max_rows(stream, rows, channels, Negative{}, y[0].data<float>(),
+                                  in(x[0].data<float>()));
+                       });
+  });
+}
+
+TEST_F(Launchers, ColumnMoments) {
+  on_all(all_extents(), [](int64_t rows, int64_t channels) {
+    expect_same_on_gpu({numbers({rows, channels}, 1, 3)},
+                       {unwritten({channels}), unwritten({channels})},
+                       [=](Stream stream, const Tensors& x, Tensors y) {
+                         column_moments(stream, rows, channels, x[0].data<float>(),
+                                        y[0].data<float>(), y[1].data<float>());
+                       });
+  });
+}
+
+// Depends on the order of taps.
+struct Seen {
+  QT_HD Values<2> start() const { return {{0, 0}}; }
+  QT_HD Values<2> operator()(Values<2> s, float x, float tap) const {
+    return {{s.v[0] * 2 + x, tap}};
+  }
+  QT_HD Values<2> finish(Values<2> s) const { return s; }
+};
+struct Gathered {
+  QT_HD float operator()(float dy, float aux, float tap) const { return dy * (tap + 1) + aux; }
+};
+
+std::vector<WindowShape> all_windows() {
+  return {{2, 5, 7, 3, 5, 7, 3, 1, 1},
+          {2, 8, 8, 65, 4, 4, 2, 2, 0},
+          {1, 9, 6, 16, 5, 3, 3, 2, 1},
+          {3, 4, 9, 130, 1, 1, 9, 1, 0},
+          {1, 8, 8, 4, 3, 3, 2, 3, 0}};
+}
+
+TEST_F(Launchers, FoldWindows) {
+  for (const WindowShape& s : all_windows()) {
+    const Shape outputs{s.n, s.out_h, s.out_w, s.c};
+    expect_same_on_gpu({numbers({s.n, s.h, s.w, s.c}, 1)},
+                       {unwritten(outputs), unwritten(outputs, DType::u8)},
+                       [&](Stream stream, const Tensors& x, Tensors y) {
+                         fold_windows(stream, s, Seen{}, x[0].data<float>(),
+                                      out(y[0].data<float>()), out(y[1].data<uint8_t>()));
+                       });
+  }
+}
+
+TEST_F(Launchers, GatherWindows) {
+  for (const WindowShape& s : all_windows()) {
+    const Shape outputs{s.n, s.out_h, s.out_w, s.c};
+    expect_same_on_gpu({numbers(outputs, 2), bytes(outputs, 3)}, {unwritten({s.n, s.h, s.w, s.c})},
+                       [&](Stream stream, const Tensors& x, Tensors dx) {
+                         gather_windows(stream, s, Gathered{}, x[0].data<float>(),
+                                        x[1].data<int8_t>(), dx[0].data<float>());
+                       });
+  }
+}
+
+TEST_F(Launchers, AnEmptyTensorLaunchesNothing) {
+  const GpuStream gpu;
+  const UseStream use(gpu.stream());
+  const Tensor x = Tensor::empty({0, 5}, DType::f32);
+  Tensor y = Tensor::empty({0, 5}, DType::f32);
+  map(gpu.stream(), 0, 5, Negative{}, in(x.data<float>()), out(y.data<float>()));
+  gpu.synchronize();
+}
+
+}  // namespace
+}  // namespace qt

@@ -1,0 +1,186 @@
+// tests/emulation/ops_test.cpp -- every row of the op table, and the fused op of quantized
+// networks, on the emulated GPU: outputs and gradients have the CPU's bits.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "quant/norm_act.h"
+#include "quant/quantizer.h"
+#include "tests/core/ops/op_table.h"
+#include "tests/emulation/emulated_gpu.h"
+#include "tests/emulation/plain_library.h"
+
+namespace qt {
+namespace {
+
+// What each op gave, by name. An undefined tensor is a gradient that nothing flowed to.
+using Results = std::map<std::string, Tensor>;
+
+// Runs on the CPU's plain loops and then, in three thread orders and three orders of work, on the
+// GPU. body(place) computes with tensors it has put through place().
+template <class Body>
+void expect_same_on_gpu(Body body) {
+  Results wanted;
+  {
+    const UseLibrary plain(library_by_name("reference"));
+    wanted = body([](const Tensor& t) { return t; });
+  }
+  unsigned seed = 0;
+  for (const emulator::Order order : all_orders) {
+    release_cached_gpu_memory();
+    emulator::reset(seed++);
+    emulator::set_order(order, 5);
+    const GpuStream gpu;
+    const UseLibrary library(make_emulated_library());
+    Results got;
+    {
+      const UseStream use(gpu.stream());
+      got = body([&](const Tensor& t) { return to_gpu(t, gpu.stream()); });
+    }
+    ASSERT_EQ(got.size(), wanted.size());
+    for (const auto& [name, tensor] : got) {
+      ASSERT_EQ(tensor.defined(), wanted.at(name).defined()) << name;
+      if (!tensor.defined()) continue;
+      EXPECT_EQ(difference_in_bits(to_host(tensor, gpu.stream()), wanted.at(name)), "")
+          << name << ", " << name_of(order);
+    }
+  }
+}
+
+// Tensors made on the host whatever the current stream.
+template <class Make>
+auto on_host(Make make) {
+  const UseStream host(Stream{});
+  return make();
+}
+
+class EmulatedOps : public EmulatedGpu, public ::testing::WithParamInterface<OpCase> {};
+
+TEST_P(EmulatedOps, HaveTheBitsOfTheCpu) {
+  const OpCase& c = GetParam();
+  expect_same_on_gpu([&](auto place) {
+    Inputs in;
+    for (const Tensor& t : on_host([&] { return c.inputs(c.batch); })) in.push_back(place(t));
+    Vars vars;
+    for (const Tensor& t : in) vars.emplace_back(t, true);
+    const Var y = c.op(vars);
+    Results results{{"output", y.value()}};
+    if (y.value().has_scale()) results["scale"] = y.value().step();
+    const Shape shape = y.value().shape();
+    Tape::current().backward(y, place(on_host([&] { return weights_for(shape, 9); })));
+    for (size_t i = 0; i < vars.size(); ++i)
+      results["gradient of input " + std::to_string(i)] = vars[i].grad();
+    return results;
+  });
+}
+
+// exact_float looks at the weights on the host: it is the way out of CPUs, no GPU takes it.
+std::vector<OpCase> rows() {
+  std::vector<OpCase> table = op_table();
+  std::erase_if(table, [](const OpCase& c) { return c.name.ends_with("_exact_float"); });
+  return table;
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, EmulatedOps, ::testing::ValuesIn(rows()),
+                         [](const auto& info) { return info.param.name; });
+
+// ---- the fused op: normalize, residual, activation, codes ----
+struct FusedRow {
+  std::string name;
+  Shape shape{3, 5, 4, 17};
+  bool training = true, frozen = false, residual = false, sums = true, codes = true;
+};
+std::ostream& operator<<(std::ostream& to, const FusedRow& row) { return to << row.name; }
+
+class EmulatedFusedOp : public EmulatedGpu, public ::testing::WithParamInterface<FusedRow> {};
+
+Tensor positive(const Shape& shape, uint64_t seed) {
+  Tensor t = floats(shape, seed, 0.4f);
+  for (int64_t i = 0; i < t.elements(); ++i) t.data<float>()[i] += 1;
+  return t;
+}
+
+// Sums of codes as a convolution leaves them, or reals.
+Tensor fused_input(const FusedRow& row) {
+  Tensor y = floats(row.shape, 1, row.sums ? 300 : 2);
+  if (!row.sums) return y;
+  for (int64_t i = 0; i < y.elements(); ++i) y.data<float>()[i] = std::rint(y.data<float>()[i]);
+  Tensor scale = positive({row.shape[-1]}, 2);
+  for (int64_t i = 0; i < scale.elements(); ++i) scale.data<float>()[i] *= 0.01f;
+  return y.with_scale(scale);
+}
+
+TEST_P(EmulatedFusedOp, HasTheBitsOfTheCpu) {
+  const FusedRow& row = GetParam();
+  const int64_t channels = row.shape[-1];
+  expect_same_on_gpu([&](auto place) {
+    BatchNormState norm;
+    norm.frozen = row.frozen;
+    Var residual;
+    std::unique_ptr<Quantizer> quantizer;
+    Tensor y, mean, var, step, dout;
+    on_host([&] {
+      y = fused_input(row);
+      norm.gamma.var = Var(place(floats({channels}, 11)), true);  // some are negative
+      norm.beta.var = Var(place(floats({channels}, 12)), true);
+      norm.running_mean = place(floats({channels}, 13));
+      norm.running_var = place(positive({channels}, 14));
+      if (row.residual) residual = Var(place(codes(row.shape, 3, 0, 127)), true);
+      quantizer = make_quantizer({.bits = 4, .is_signed = false}, 1);
+      quantizer->step()->set(place(Tensor::full({1}, 0.3f)));
+      dout = place(floats(row.shape, 4));
+    });
+    const Var input(place(y), true);
+    const NormAct args{.name = "unit", .y = input, .norm = &norm, .residual = residual};
+    const Pass pass{.mode = row.codes ? ForwardMode::int8 : ForwardMode::fake_quant,
+                    .training = row.training};
+    const Var out = quantizer->norm_act(args, pass);
+    Tape::current().backward(out, dout);
+    Results results{{"output", out.value()},
+                    {"gradient of y", input.grad()},
+                    {"gradient of gamma", norm.gamma.var.grad()},
+                    {"gradient of beta", norm.beta.var.grad()},
+                    {"gradient of step", quantizer->step()->var.grad()},
+                    {"running mean", norm.running_mean},
+                    {"running variance", norm.running_var}};
+    if (row.residual) results["gradient of residual"] = residual.grad();
+    return results;
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Rows, EmulatedFusedOp,
+    ::testing::Values(FusedRow{.name = "Training"},
+                      FusedRow{.name = "TrainingWithResidual", .residual = true},
+                      FusedRow{.name = "FrozenStatistics", .frozen = true, .residual = true},
+                      FusedRow{.name = "Evaluation", .training = false, .residual = true},
+                      FusedRow{.name = "FakeQuantOfReals", .sums = false, .codes = false},
+                      FusedRow{.name = "OneChannel", .shape = {2, 9, 9, 1}},
+                      FusedRow{.name = "ManyChannels", .shape = {2, 3, 3, 130}, .residual = true}),
+    [](const auto& info) { return info.param.name; });
+
+// Weights: codes with a step per output channel, and one for all.
+class EmulatedQuantizer : public EmulatedGpu {};
+TEST_F(EmulatedQuantizer, OfWeightsHasTheBitsOfTheCpu) {
+  for (const bool per_channel : {true, false})
+    expect_same_on_gpu([&](auto place) {
+      std::unique_ptr<Quantizer> quantizer;
+      Tensor w, dout;
+      on_host([&] {
+        const int64_t steps = per_channel ? 5 : 1;
+        quantizer = make_quantizer({.bits = 4, .per_channel = per_channel}, steps);
+        quantizer->step()->set(place(positive({steps}, 3)));
+        w = place(floats({5, 3, 3, 7}, 1, 9));
+        dout = place(floats({5, 3, 3, 7}, 2));
+      });
+      const Var weights(w, true);
+      const Var q = quantizer->quantize(weights, {.mode = ForwardMode::int8, .training = true});
+      Tape::current().backward(q, dout);
+      return Results{{"codes", q.value()},
+                     {"gradient of weights", weights.grad()},
+                     {"gradient of steps", quantizer->step()->var.grad()}};
+    });
+}
+
+}  // namespace
+}  // namespace qt

@@ -1,0 +1,27 @@
+// tests/emulation/runtime.h -- what tests ask of the emulated GPU beyond CUDA's own functions.
+#pragma once
+#include <functional>
+#include <string>
+
+#include "core/device/stream.h"
+
+namespace emulator {
+
+// A fresh GPU; the seed chooses which legal order work runs in (seed % 3: as late as possible, any
+// order, other streams first). Handles of the one before are no longer valid.
+void reset(unsigned seed = 0);
+
+// What was allocated or created and is still there: "" or a list.
+std::string leaks();
+
+// The nth allocation from now on fails for lack of memory; 1 is the next.
+void fail_allocation(int nth);
+// The nth kernel launch from now on is refused at once.
+void refuse_launch(int nth);
+// The nth kernel launch from now on fails while it runs: an error that every later call returns.
+void break_launch(int nth);
+
+// Work of a library on the GPU: runs in the stream's order and may touch device memory.
+void enqueue_library_work(qt::Stream stream, std::function<void()> work);
+
+}  // namespace emulator
