@@ -33,7 +33,7 @@ size_t rounded(size_t bytes, size_t to) { return (bytes + to - 1) / to * to; }
 const char *guarded_from = nullptr, *guarded_to = nullptr;
 
 // A host that reads a GPU's memory dies of it. So does this process, but says why.
-void explain_fault(int signal, siginfo_t* info, void*) {
+[[maybe_unused]] void explain_fault(int signal, siginfo_t* info, void*) {
   const auto* at = static_cast<const char*>(info->si_addr);
   if (at >= guarded_from && at < guarded_to) {
     static const char text[] = "host code touched the memory of the emulated device\n";
