@@ -43,6 +43,10 @@ class EmulatedLibrary final : public Library {
       return plain.conv2d(x.host(), w.host(), shape);
     });
   }
+  Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+    return conv2d(x, w, shape);
+  }
+
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision precision) override {
     return enqueue(shape.x_shape(),
