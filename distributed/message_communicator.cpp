@@ -289,8 +289,9 @@ void MessageCommunicator::watch() {
   if (const std::string why = peers_->failure(); !why.empty()) return fail(why);
   const OperationPointer oldest = active_.empty() ? nullptr : active_.front();
   if (gone >= 0)
-    return fail(peers_->describe(gone, "is lost: its process is gone") +
-                (oldest ? "; rank " + std::to_string(rank_) + " was in " + oldest->what() : ""));
+    return fail(peers_->describe(gone, "is lost: its process is gone") + "; rank " +
+                std::to_string(rank_) + " was at step " + std::to_string(notice.step) + ", " +
+                notice.activity.data() + (oldest ? ", in " + oldest->what() : ""));
   if (oldest && now - oldest->started > timeout && !oldest->missing().empty())
     fail(peers_->diagnosis(oldest->missing(),
                            std::chrono::duration<double>(now - oldest->started).count(),
@@ -325,7 +326,7 @@ void MessageCommunicator::say_goodbye() {
     for (int r = 0; r < world_; ++r) {
       if (r == rank_) continue;
       const auto code = peers_->exit_code_of(r);
-      if (!code && !peers_->is_gone(r)) heard_all = false;
+      if (!code && !peers_->is_gone(r) && !peers_->is_silent(r)) heard_all = false;
       if (code != words.exit_code) same = false;
     }
     if (heard_all && told) break;

@@ -17,11 +17,11 @@ void add_to(std::vector<double>& sums, const void* values) {
 }  // namespace
 
 void Operation::send(Transport& transport, int to, const void* bytes, size_t count) {
-  if (count) messages_.push_back({-1, transport.send(to, tag_, bytes, count)});
+  if (count) messages_.push_back({to, false, transport.send(to, tag_, bytes, count)});
 }
 
 void Operation::receive(Transport& transport, int from, void* bytes, size_t count) {
-  if (count) messages_.push_back({from, transport.receive(from, tag_, bytes, count)});
+  if (count) messages_.push_back({from, true, transport.receive(from, tag_, bytes, count)});
 }
 
 bool Operation::advance(Transport& transport) {
@@ -34,8 +34,10 @@ bool Operation::advance(Transport& transport) {
 
 std::vector<int> Operation::missing() const {
   std::vector<int> ranks;
-  for (const Message& message : messages_)
-    if (message.from >= 0) ranks.push_back(message.from);
+  for (const bool incoming : {true, false})
+    for (const Message& message : messages_)
+      if (message.incoming == incoming && (incoming || ranks.empty()))
+        ranks.push_back(message.peer);
   return ranks;
 }
 

@@ -25,7 +25,8 @@ class Operation {
   virtual void start(Transport& transport) = 0;
   // Does what can be done; true once complete.
   bool advance(Transport& transport);
-  // Ranks of whom a message is still to come.
+  // Ranks of whom a message is still to come; where there are none, those who have not taken
+  // theirs.
   std::vector<int> missing() const;
   // Called once, after completion and while the caller waits: hands the result over.
   virtual void deliver() {}
@@ -43,7 +44,8 @@ class Operation {
 
  private:
   struct Message {
-    int from;  // -1: one that is sent
+    int peer;
+    bool incoming;
     Transport::TransferPointer transfer;
   };
   std::string what_;

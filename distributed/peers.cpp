@@ -126,6 +126,8 @@ bool Peers::is_gone(int rank) const {
   return state == 0 || state == 'Z' || state == 'X';
 }
 
+bool Peers::is_silent(int rank) const { return Clock::now() - peers_.at(rank).heard > silence; }
+
 int Peers::gone() const {
   for (const auto& [rank, peer] : peers_)
     if (is_gone(rank)) return rank;
@@ -153,11 +155,10 @@ std::string Peers::describe(int rank, const std::string& what_happened) const {
 
 // A rank that is silent; else the one that has started the fewest operations.
 int Peers::culprit(const std::vector<int>& missing) const {
-  const auto now = Clock::now();
   int worst = missing.front();
   bool found_silent = false;
   for (const auto& [rank, peer] : peers_) {
-    const bool silent = now - peer.heard > silence;
+    const bool silent = is_silent(rank);
     const Peer& before = peers_.at(worst);
     if (silent && (!found_silent || peer.heard < before.heard)) worst = rank, found_silent = true;
     if (!found_silent && peer.last.operations < before.last.operations) worst = rank;
@@ -169,9 +170,8 @@ std::string Peers::diagnosis(const std::vector<int>& missing, double seconds,
                              const std::string& operation) const {
   const int rank = culprit(missing);
   const double ago = std::chrono::duration<double>(Clock::now() - peers_.at(rank).heard).count();
-  const bool silent = Clock::now() - peers_.at(rank).heard > silence;
-  std::string how = silent ? "does not answer: not heard of for " + seconds_text(ago)
-                           : "hangs: its process answers but does not go on";
+  std::string how = is_silent(rank) ? "does not answer: not heard of for " + seconds_text(ago)
+                                    : "hangs: its process answers but does not go on";
   if (!identities_.empty() &&
       on_one_host(identities_.at(size_t(rank)), identities_.at(size_t(transport_.rank()))) &&
       state_of(identities_.at(size_t(rank)).process) == 'T')

@@ -54,6 +54,7 @@ class Peers {
   // The first peer on this host whose process is gone, -1 where there is none.
   int gone() const;
   bool is_gone(int rank) const;
+  bool is_silent(int rank) const;  // not heard of for several heartbeats
 
   // "rank 2 of 4 (process 123 on host a), last at step 12, backward, is lost: its process is gone".
   std::string describe(int rank, const std::string& what_happened) const;
