@@ -228,7 +228,8 @@ void MessageCommunicator::work() {
     } else if (++idle < 20) {
       std::this_thread::yield();
     } else {
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      // The longer the wait, the less it costs those who compute.
+      std::this_thread::sleep_for(std::chrono::microseconds(std::min(1000, 50 + 2 * idle)));
     }
   }
 }
@@ -280,6 +281,7 @@ void MessageCommunicator::watch() {
     _exit(int(ExitCode::peer_lost));
   }
   const std::chrono::duration<double> timeout(timeout_.load());
+  peers_->set_timeout(timeout);
   if (now - last_heartbeat_ > std::min<std::chrono::duration<double>>(seconds(1), timeout / 4)) {
     last_heartbeat_ = now;
     peers_->send(notice);

@@ -14,8 +14,6 @@
 namespace qt {
 namespace {
 
-constexpr std::chrono::seconds silence{4};  // several heartbeats
-
 // The state letter of a process of this host (proc(5)), 0 where it does not exist.
 char state_of(int64_t process) {
   std::ifstream in("/proc/" + std::to_string(process) + "/stat");
@@ -126,7 +124,13 @@ bool Peers::is_gone(int rank) const {
   return state == 0 || state == 'Z' || state == 'X';
 }
 
-bool Peers::is_silent(int rank) const { return Clock::now() - peers_.at(rank).heard > silence; }
+bool Peers::is_silent(int rank) const { return Clock::now() - peers_.at(rank).heard > silence_; }
+
+// Long enough for a heartbeat on a machine that is busy with other things.
+void Peers::set_timeout(std::chrono::duration<double> timeout) {
+  silence_ = std::clamp<std::chrono::duration<double>>(timeout / 2, std::chrono::seconds(3),
+                                                       std::chrono::seconds(10));
+}
 
 int Peers::gone() const {
   for (const auto& [rank, peer] : peers_)

@@ -55,6 +55,7 @@ class Peers {
   int gone() const;
   bool is_gone(int rank) const;
   bool is_silent(int rank) const;  // not heard of for several heartbeats
+  void set_timeout(std::chrono::duration<double> timeout);
 
   // "rank 2 of 4 (process 123 on host a), last at step 12, backward, is lost: its process is gone".
   std::string describe(int rank, const std::string& what_happened) const;
@@ -75,6 +76,7 @@ class Peers {
   std::vector<Identity> identities_;
   std::map<int, Peer> peers_;
   int first_failed_ = -1;
+  std::chrono::duration<double> silence_ = std::chrono::seconds(10);
 };
 
 }  // namespace qt

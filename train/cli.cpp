@@ -168,7 +168,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
     }
     const size_t equals = text.find('=');
     const bool is_override = equals != std::string::npos && equals > 0 && text[0] != '-' &&
-                             text.substr(0, equals).find('/') == std::string::npos;
+                             text.substr(0, equals).find_first_of("/@") == std::string::npos;
     if (is_override)
       command.overrides.push_back({text, int(i)});
     else

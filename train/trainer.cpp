@@ -36,6 +36,7 @@ void Trainer::train_step(const StopRequests& requests) {
   const double waited_before = loader_->seconds_waited();
   const double sent_before = buckets_ ? buckets_->seconds_on_the_way() : 0;
   const double exposed_before = buckets_ ? buckets_->seconds_waited() : 0;
+  note("reading pictures");
   meet(options_.simulation, ranks_, Simulation::Place::step, state_.at.steps_done + 1);
   freeze_statistics();
   StepEnd end = run_batches();

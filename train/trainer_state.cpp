@@ -156,6 +156,9 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
 
 void Trainer::restore(const LoadedCheckpoint& from) {
   const TrainState now = state_;
+  const auto warn = [&](const std::string& text) {
+    if (ranks_.writes()) log::warn(text);  // the others have the same to say
+  };
   state_ = state_from_json(from.content.state_json, from.folder);
   if (state_.at.phase > int64_t(plan_.size()) || state_.at.step > steps_per_epoch_ ||
       (state_.at.phase < int64_t(plan_.size()) && state_.at.epoch >= phase().config->epochs))
@@ -164,21 +167,20 @@ void Trainer::restore(const LoadedCheckpoint& from) {
   if (store_) store_->discard_after(from.step);
   const bool other_world = state_.world != now.world;
   if (other_world)
-    log::warn("the checkpoint was made by " + std::to_string(state_.world) +
-              " processes, this run has " + std::to_string(now.world) +
-              ": the order of pictures is the same, the last bits are not");
+    warn("the checkpoint was made by " + std::to_string(state_.world) +
+         " processes, this run has " + std::to_string(now.world) +
+         ": the order of pictures is the same, the last bits are not");
   if (state_.config_hash != now.config_hash)
-    log::warn("the config is not that of " + from.folder +
-              ": the run goes on, but not as it would have");
+    warn("the config is not that of " + from.folder +
+         ": the run goes on, but not as it would have");
   if (state_.library != now.library)
-    log::warn("the checkpoint was made with library '" + state_.library + "', this run uses '" +
-              now.library + "'");
+    warn("the checkpoint was made with library '" + state_.library + "', this run uses '" +
+         now.library + "'");
   if (experiment_.train.threads == 0 && !other_world)
     pin_threads(state_.threads);
   else if (!other_world && state_.threads != now.threads)
-    log::warn("the checkpoint was made with " + std::to_string(state_.threads) +
-              " threads, this run uses " + std::to_string(now.threads) +
-              ": the last bits may differ");
+    warn("the checkpoint was made with " + std::to_string(state_.threads) +
+         " threads, this run uses " + std::to_string(now.threads) + ": the last bits may differ");
   if (experiment_.train.threads != 0 || other_world) state_.threads = now.threads;
   state_.world = now.world;
   state_.seed = now.seed;
