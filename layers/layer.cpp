@@ -32,7 +32,9 @@ Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind
 Var quantized_weight(const Parameter& weight, Quantizer& quantizer, const Pass& pass) {
   if (quantizer.observes(pass) && !(pass.calibrate && quantizer.ready()))
     quantizer.observe(weight.var.value());
-  return quantizer.quantize(weight.var, pass);
+  Pass of_weights = pass;
+  of_weights.samples_per_sample = 1;  // weights are whole on every rank
+  return quantizer.quantize(weight.var, of_weights);
 }
 
 Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass) {

@@ -2,6 +2,9 @@
 // step, and the real form.
 #include "quant/norm_act.h"
 
+#include <cmath>
+#include <cstring>
+
 #include "core/kernel/launch.h"
 #include "quant/norm_act_kernels.h"
 #include "quant/rules.h"
@@ -65,13 +68,16 @@ struct Reciprocal {
   QT_HD float operator()(float step) const { return 1.0f / step; }
 };
 
-// Sums -> dgamma, dbeta, slope, k1, k2.
+// Sums -> dgamma, dbeta, slope, k1, k2. g and gy are of this rank, all_g and all_gy of whoever
+// shares the statistics.
 struct FinishReduction {
   float rows;
   bool batch_statistics;
-  QT_HD Values<5> operator()(float g, float gy, float live, float m, float rstd, float step) const {
+  QT_HD Values<5> operator()(float g, float gy, float all_g, float all_gy, float live, float m,
+                             float rstd, float step) const {
     const float slope = live * m, n = batch_statistics ? rows : INFINITY;
-    return {{gy * rstd / step, g / step, slope, slope * g / n, slope * (rstd * rstd) * gy / n}};
+    return {
+        {gy * rstd / step, g / step, slope, slope * all_g / n, slope * (rstd * rstd) * all_gy / n}};
   }
 };
 struct StepTerm {
@@ -79,18 +85,64 @@ struct StepTerm {
   QT_HD Values<1> operator()(float sum, float step) const { return {{sum / step * factor}}; }
 };
 
+// Mean and biased variance of all ranks' rows from those of each (Chan, Golub & LeVeque 1983),
+// merged in double in the order of ranks: the same bits on all of them. Returns the rows.
+int64_t merge_ranks(Communicator& ranks, const std::string& name, int64_t rows, Tensor& mean,
+                    Tensor& var) {
+  const size_t channels = size_t(mean.elements()), record = 1 + 2 * channels;
+  std::vector<double> mine(record), all(record * size_t(ranks.world()));
+  mine[0] = double(rows);
+  for (size_t c = 0; c < channels; ++c) {
+    mine[1 + c] = double(std::as_const(mean).data<float>()[c]);
+    mine[1 + channels + c] = double(std::as_const(var).data<float>()[c]) * double(rows);
+  }
+  ranks.gather(mine.data(), record * sizeof(double), all.data(), "the statistics of " + name);
+  std::vector<double> m(channels, 0.0), m2(channels, 0.0);
+  double before = 0;
+  for (size_t r = 0; r < size_t(ranks.world()); ++r) {
+    const double* const theirs = all.data() + r * record;
+    const double n = theirs[0];
+    if (n == 0) continue;
+    const double share = n / (before + n), weight = before * share;
+    for (size_t c = 0; c < channels; ++c) {
+      const double delta = theirs[1 + c] - m[c];
+      m[c] += delta * share;
+      m2[c] += theirs[1 + channels + c] + delta * delta * weight;
+    }
+    before += n;
+  }
+  for (size_t c = 0; c < channels; ++c) {
+    mean.data<float>()[c] = float(m[c]);
+    var.data<float>()[c] = float(m2[c] / before);
+  }
+  return int64_t(before);
+}
+
+// The first two of the sums [3, C], over all ranks.
+Tensor shared_sums(Communicator& ranks, const std::string& name, const Tensor& sums) {
+  const size_t count = 2 * size_t(sums.channels());
+  const float* const mine = sums.data<float>();
+  const std::vector<double> totals =
+      summed(ranks, {mine, mine + count}, "the gradient sums of " + name);
+  Tensor all = Tensor::empty({2, sums.channels()}, DType::f32);
+  for (size_t i = 0; i < count; ++i) all.data<float>()[i] = float(totals[i]);
+  return all;
+}
+
 ChannelConstants from_batch(const NormAct& args, const Tensor& y, const Tensor& scale,
-                            const Tensor& step) {
+                            const Tensor& step, Communicator* ranks) {
   BatchNormState& norm = *args.norm;
-  const int64_t rows = y.rows(), channels = y.channels();
-  QT_CHECK(rows > 1, args.name +
-                         ": batch statistics need more than one value per channel, got shape " +
-                         y.shape().text());
+  const int64_t channels = y.channels();
+  int64_t rows = y.rows();
   const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
-  ChannelConstants k{vector(), vector(), vector(), vector(), vector(), true};
+  ChannelConstants k{vector(), vector(), vector(), vector(), vector(), true, rows, ranks};
   Tensor var = vector(), running_mean = vector(), running_var = vector();
   column_moments(current_stream(), rows, channels, y.data<float>(), k.mean.data<float>(),
                  var.data<float>());
+  if (ranks) k.rows = rows = merge_ranks(*ranks, args.name, rows, k.mean, var);
+  QT_CHECK(rows > 1, args.name +
+                         ": batch statistics need more than one value per channel, got shape " +
+                         y.shape().text());
   map(current_stream(), 1, channels,
       FromBatch{norm.eps, norm.momentum, float(double(rows) / double(rows - 1))},
       in(std::as_const(k.mean).data<float>()), in(std::as_const(var).data<float>()),
@@ -112,10 +164,10 @@ ChannelConstants channel_constants(const NormAct& args, const Tensor& step, cons
   const int64_t channels = y.channels();
   ChannelConstants k;
   if (args.norm && (pass.training || pass.calibrate) && !args.norm->frozen) {
-    k = from_batch(args, y, scale, step);
+    k = from_batch(args, y, scale, step, pass.synchronize);
   } else {
     const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
-    k = {vector(), vector(), vector(), vector(), vector(), false};
+    k = {vector(), vector(), vector(), vector(), vector(), false, y.rows(), nullptr};
     const auto compute = [&](auto f, auto... operands) {
       map(current_stream(), 1, channels, f, in(scale.data<float>()), operands...,
           scalar(step.data<float>()), out(k.live.data<float>()), out(k.b.data<float>()),
@@ -148,18 +200,20 @@ Tensor residual_factor(const Tensor& residual, const Tensor& step) {
 }
 
 Tensor finish_reduction(const NormAct& args, const ChannelConstants& k, const Tensor& sums,
-                        const Var& step, float step_factor, int64_t rows) {
+                        const Var& step, float step_factor) {
   const int64_t channels = sums.channels();
   const float* const s = sums.data<float>();
+  const Tensor shared = k.ranks ? shared_sums(*k.ranks, args.name, sums) : sums;
+  const float* const all = shared.data<float>();
   const Tensor unit = step.defined() ? step.value() : one();
   Tensor dgamma = Tensor::empty({channels}, DType::f32),
          dbeta = Tensor::empty({channels}, DType::f32);
   Tensor apply = Tensor::empty({3, channels}, DType::f32);
-  map(current_stream(), 1, channels, FinishReduction{float(rows), k.batch_statistics}, in(s),
-      in(s + channels), in(k.live.data<float>()), in(k.m.data<float>()), in(k.rstd.data<float>()),
-      scalar(unit.data<float>()), out(dgamma.data<float>()), out(dbeta.data<float>()),
-      out(apply.data<float>()), out(apply.data<float>() + channels),
-      out(apply.data<float>() + 2 * channels));
+  map(current_stream(), 1, channels, FinishReduction{float(k.rows), k.batch_statistics}, in(s),
+      in(s + channels), in(all), in(all + channels), in(k.live.data<float>()),
+      in(k.m.data<float>()), in(k.rstd.data<float>()), scalar(unit.data<float>()),
+      out(dgamma.data<float>()), out(dbeta.data<float>()), out(apply.data<float>()),
+      out(apply.data<float>() + channels), out(apply.data<float>() + 2 * channels));
   if (args.norm) {
     args.norm->gamma.var.add_grad(dgamma);
     args.norm->beta.var.add_grad(dbeta);

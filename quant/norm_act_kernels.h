@@ -86,6 +86,9 @@ struct ApplyGradient {
 struct ChannelConstants {
   Tensor live, b, m, mean, rstd;
   bool batch_statistics = false;
+  // Of the statistics: rows over all ranks, and who shares them (null: this rank alone).
+  int64_t rows = 0;
+  Communicator* ranks = nullptr;
 };
 
 // quant/norm_act.cpp: constants from batch or running statistics (which are updated in training).
@@ -96,7 +99,7 @@ Tensor residual_factor(const Tensor& residual, const Tensor& step);
 // quant/norm_act.cpp: from the three sums [3, C]: gradients of gamma, beta and step added to their
 // Vars, and the apply pass's constants slope, k1, k2 as rows of [3, C].
 Tensor finish_reduction(const NormAct& args, const ChannelConstants& constants, const Tensor& sums,
-                        const Var& step, float step_factor, int64_t rows);
+                        const Var& step, float step_factor);
 
 template <class Rule, class... Residual>
 Tensor emit(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
@@ -133,7 +136,7 @@ void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
                    sums.data<float>(), o..., residual...);
   });
   const float factor = Rule::codes ? 1.0f / sqrtf(to.step_count * to.rule.hi) : 0.0f;
-  const Tensor apply = finish_reduction(args, k, sums, to.step, factor, rows);
+  const Tensor apply = finish_reduction(args, k, sums, to.step, factor);
   const float* const slope = apply.data<float>();
   Tensor dy = Tensor::empty(y.shape(), DType::f32);
   [[maybe_unused]] Tensor dresidual;

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/comm/communicator.h"
 #include "core/library/library.h"
 #include "core/tensor/tensor.h"
 
@@ -52,6 +53,10 @@ struct Pass {
   Precision backward = Precision::f32;
   Health* health = nullptr;
   Observer* observer = nullptr;
+  // Where set, batch statistics are those of all ranks' parts of the batch together.
+  Communicator* synchronize = nullptr;
+  // Samples of the global batch for each sample of this rank's part of it.
+  float samples_per_sample = 1;
 
   bool quantized() const { return mode != ForwardMode::float32; }
   CodePath path() const {

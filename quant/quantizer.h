@@ -67,7 +67,12 @@ class Quantizer {
   // its first value).
   virtual Tensor* step_floor() { return nullptr; }
 
+  // observe() sees this rank's part of what all ranks together have seen. Not for weights, which
+  // are whole on every rank.
+  void observe_on(Communicator* ranks) { ranks_ = ranks; }
+
  protected:
+  Communicator* ranks_ = nullptr;
   QuantSpec spec_;
 };
 

@@ -12,6 +12,21 @@
 namespace qt {
 namespace {
 
+// Over all ranks: the mean by the number of values that each has seen.
+Tensor mean_over(Communicator& ranks, const Tensor& means, int64_t values) {
+  std::vector<double> parts{double(values)};
+  for (float mean : means.to_vector<float>()) parts.push_back(double(mean) * double(values));
+  const std::vector<double> sums = summed(ranks, parts, "calibration");
+  Tensor result = Tensor::empty(means.shape(), DType::f32);
+  for (size_t i = 1; i < sums.size(); ++i) result.data<float>()[i - 1] = float(sums[i] / sums[0]);
+  return result;
+}
+Tensor largest_over(Communicator& ranks, const Tensor& values) {
+  const auto mine = values.to_vector<float>();
+  const std::vector<double> most = largest(ranks, {mine.begin(), mine.end()}, "calibration");
+  return Tensor::of<float>(values.shape(), {most.begin(), most.end()});
+}
+
 struct Encode {
   UniformCode rule;
   QT_HD float operator()(float x, float step) const { return rule.code(x / step); }
@@ -161,9 +176,10 @@ void UniformQuantizer::require_step(const std::string& what) const {
 }
 
 // LSQ's N: numbers per step for weights, features per sample for activations.
-float UniformQuantizer::step_count(const Tensor& x) const {
+float UniformQuantizer::step_count(const Tensor& x, const Pass& pass) const {
   const bool all = spec_.per_channel || spec_.count_elements;
-  return float(x.elements()) / float(all ? steps() : x.dim(0));
+  return all ? float(x.elements()) * pass.samples_per_sample / float(steps())
+             : float(x.elements()) / float(x.dim(0));
 }
 
 Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
@@ -171,7 +187,7 @@ Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
   const UniformCode rule = rule_of(spec_);
   const Var step = step_.var;
   const Tensor value = x.value(), s = step.value();
-  const float factor = 1.0f / sqrtf(step_count(value) * rule.hi);
+  const float factor = 1.0f / sqrtf(step_count(value, pass) * rule.hi);
   if (value.has_scale()) return quantize_sums(x, step, rule, factor);
   const Rows view = rows_of(value, s.elements());
   const bool codes = pass.mode != ForwardMode::fake_quant;
@@ -211,7 +227,7 @@ Var UniformQuantizer::norm_act(const NormAct& args, const Pass& pass) {
   require_step(args.name);
   const Emission<UniformCode> to{.rule = rule_of(spec_),
                                  .step = step_.var,
-                                 .step_count = step_count(args.y.value()),
+                                 .step_count = step_count(args.y.value(), pass),
                                  .emit_codes = pass.mode != ForwardMode::fake_quant};
   return fused_norm_act(args, to, pass);
 }
@@ -221,11 +237,11 @@ Tensor UniformQuantizer::mean_magnitude(const Tensor& real) const {
   Tensor means = Tensor::empty({view.rows}, DType::f32);
   sum_rows<1>(current_stream(), view.rows, view.length, Magnitude{1.0f / float(view.length)},
               means.data<float>(), in(real.data<float>()));
-  if (steps() > 1) return means;
+  if (steps() > 1) return ranks_ ? mean_over(*ranks_, means, view.length) : means;
   Tensor mean = Tensor::empty({1}, DType::f32);
   sum_rows<1>(current_stream(), 1, view.rows, Magnitude{1.0f / float(view.rows)},
               mean.data<float>(), in(std::as_const(means).data<float>()));
-  return mean;
+  return ranks_ ? mean_over(*ranks_, mean, real.elements()) : mean;
 }
 
 Tensor UniformQuantizer::largest_magnitude(const Tensor& real) const {
@@ -233,11 +249,11 @@ Tensor UniformQuantizer::largest_magnitude(const Tensor& real) const {
   Tensor largest = Tensor::empty({view.rows}, DType::f32);
   max_rows(current_stream(), view.rows, view.length, PlainMagnitude{}, largest.data<float>(),
            in(real.data<float>()));
-  if (steps() > 1) return largest;
+  if (steps() > 1) return ranks_ ? largest_over(*ranks_, largest) : largest;
   Tensor most = Tensor::empty({1}, DType::f32);
   max_rows(current_stream(), 1, view.rows, Same{}, most.data<float>(),
            in(std::as_const(largest).data<float>()));
-  return most;
+  return ranks_ ? largest_over(*ranks_, most) : most;
 }
 
 }  // namespace qt

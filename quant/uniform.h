@@ -23,7 +23,7 @@ class UniformQuantizer : public Quantizer {
   int64_t steps() const { return step_.var.value().elements(); }
 
  private:
-  float step_count(const Tensor& x) const;
+  float step_count(const Tensor& x, const Pass& pass) const;
   void require_step(const std::string& what) const;
   Parameter step_;
   mutable bool ready_ = false;  // stays: steps do not become 0 again

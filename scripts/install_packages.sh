@@ -8,6 +8,8 @@ packages=(
   # libraries of the program; oneDNN's package links OpenCL's loader
   libdnnl-dev ocl-icd-libopencl1 libyaml-cpp-dev libcli11-dev libfmt-dev libspdlog-dev
   nlohmann-json3-dev libturbojpeg0-dev libspng-dev libxxhash-dev
+  # training on several processes; the build leaves it out where there is no MPI
+  libopenmpi-dev openmpi-bin
 )
 test_packages=(
   libgtest-dev libgmock-dev librapidcheck-dev libbenchmark-dev libboost-context-dev

@@ -100,6 +100,6 @@ fi
 
 if $full; then
   build asan all && run_tests asan -LE 'long|scripts'
-  build tsan data_test && run_tests tsan -L '^data$' -LE long
+  build tsan data_test distributed_test && run_tests tsan -L '^(data|distributed)$' -LE long
 fi
 finish

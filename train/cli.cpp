@@ -7,6 +7,7 @@
 
 #include "core/base/log.h"
 #include "deploy/engine.h"
+#include "distributed/launch.h"
 #include "train/experiment.h"
 #include "train/signals.h"
 #include "train/version.h"
@@ -57,6 +58,8 @@ void add_train(CLI::App& app, CommandLine& command, std::string& max_time) {
                  "train on the first batches only, not augmented")
       ->check(CLI::PositiveNumber);
   app.add_flag("--no-progress", command.no_progress, "no progress line");
+  app.add_option("--simulate", command.simulate,
+                 "an accident of the last of several processes, for example rank_killed@step=100");
 }
 
 void add_eval(CLI::App& app, CommandLine& command) {
@@ -114,6 +117,11 @@ std::string version_text(const std::string& style) {
   return text;
 }
 
+bool is_question(const CommandLine& command) {
+  return command.help || command.schema || !command.version.empty() || !command.explain.empty() ||
+         !command.list.empty();
+}
+
 // Whether a question was asked and answered.
 bool answer_question(const CommandLine& command) {
   if (command.help) return print(command.help_text), true;
@@ -135,6 +143,19 @@ void check_device(const std::string& device) {
 
 }  // namespace
 
+void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run) {
+  if (launcher().empty()) return;
+  const std::string verb = arguments.size() > 1 ? arguments[1] : "train";
+  if (verb == "doctor") return;
+  if (verb != "train" && std::find(verbs.begin(), verbs.end(), verb) != verbs.end()) {
+    if (launched_rank() != 0) std::exit(int(ExitCode::usage));
+    throw ConfigError("qattrain " + verb + " is for one process; " + launcher() +
+                      " has started several. Only training runs on more than one");
+  }
+  run.requests.emplace();              // before the MPI library starts its threads
+  run.ranks = make_communicator(120);  // until distributed.timeout is known
+}
+
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   CommandLine command;
   command.all = arguments;
@@ -147,7 +168,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
     }
     const size_t equals = text.find('=');
     const bool is_override = equals != std::string::npos && equals > 0 && text[0] != '-' &&
-                             text.substr(0, equals).find('/') == std::string::npos;
+                             text.substr(0, equals).find_first_of("/@") == std::string::npos;
     if (is_override)
       command.overrides.push_back({text, int(i)});
     else
@@ -181,10 +202,13 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
 }
 
 ExitCode run_command(const CommandLine& command, CurrentRun& run) {
-  log::configure({.level = command.quiet     ? log::Level::quiet
-                           : command.verbose ? log::Level::verbose
-                                             : log::Level::normal,
-                  .json = command.log_format == "json"});
+  const bool writes = run.ranks->writes();
+  log::configure({.level = command.quiet || !writes ? log::Level::quiet
+                           : command.verbose        ? log::Level::verbose
+                                                    : log::Level::normal,
+                  .json = command.log_format == "json",
+                  .prefix = writes ? "" : "rank " + std::to_string(run.ranks->rank()) + ": "});
+  if (!writes && is_question(command)) return ExitCode::done;
   if (answer_question(command)) return ExitCode::done;
   check_device(command.device);
   if (command.verb == "doctor") return doctor_verb(command);

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "core/base/config.h"
+#include "core/comm/communicator.h"
 #include "train/run_folder.h"
+#include "train/signals.h"
 
 namespace qt {
 
@@ -19,6 +21,7 @@ struct CommandLine {
   bool schema = false, dry_run = false, help = false;
   std::string help_text;
 
+  std::string simulate;          // an accident, train/simulation.h
   std::string resume = "never";  // never, auto, must, or a path
   std::string run_dir = "runs", name, device = "auto";
   std::optional<int64_t> seed, limit_train_batches, overfit_batches, limit;
@@ -35,9 +38,15 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments);
 
 // What main needs to know of a run when an exception ends it.
 struct CurrentRun {
-  std::optional<RunFolder> folder;
+  std::optional<StopRequests> requests;
+  std::unique_ptr<Communicator> ranks = make_single_communicator();
+  std::optional<RunFolder> folder;  // of rank 0
   int64_t step = 0;
 };
+
+// Finds the other processes where a launcher started this one among several. ConfigError for
+// arguments that are not for training: nothing else runs on several.
+void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run);
 
 // The program without main's catching.
 ExitCode run_command(const CommandLine& command, CurrentRun& run);

@@ -76,7 +76,12 @@ NamedTensors Predictions::tensors() const {
 Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsOf& logits_of,
                     const EvaluateOptions& options) {
   const Tape::Pause pause;
-  Loader loader(dataset, options.loader);
+  LoaderSpec spec = options.loader;
+  if (options.ranks) {
+    spec.rank = options.ranks->rank(), spec.world = options.ranks->world();
+    spec.batch = std::max<int64_t>(spec.batch, spec.world);
+  }
+  Loader loader(dataset, spec);
   const int64_t limit = std::min(options.limit.value_or(dataset->size()), dataset->size());
   Evaluation result;
   int64_t correct = 0;
@@ -84,6 +89,7 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
   loader.start_epoch(0);
   for (Batch batch; result.images < limit && loader.next(batch);) {
     const int64_t n = std::min(batch.labels.elements(), limit - result.images);
+    if (n == 0) continue;  // another rank has all of a last, small batch
     const Tensor labels = head(batch.labels, n), images = head(batch.images, n);
     watch.network_begins();
     const Tensor logits = logits_of(images);
@@ -102,6 +108,11 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
     if (options.stop && options.stop()) break;
   }
   watch.report(result);
+  if (options.ranks) {
+    const std::vector<double> totals =
+        summed(*options.ranks, {result.loss, double(correct), double(result.images)}, "evaluation");
+    result.loss = totals[0], correct = int64_t(totals[1]), result.images = int64_t(totals[2]);
+  }
   if (result.images) result.loss /= double(result.images);
   if (result.images) result.top1 = 100.0 * double(correct) / double(result.images);
   return result;
@@ -117,7 +128,8 @@ LogitsOf logits_of_program(const Program& program, CodePath path) {
   return [&program, path](const Tensor& images) { return run_logits(program, images, path); };
 }
 
-void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode) {
+void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode,
+                           Communicator* synchronize) {
   const Tape::Pause pause;
   const auto norms = norms_of(model);
   std::vector<std::pair<float, bool>> before;
@@ -126,7 +138,7 @@ void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches,
   Batch batch;
   for (int i = 0; i < batches && loader.next(batch); ++i) {
     for (BatchNormState* norm : norms) norm->momentum = 1.0f / float(i + 1), norm->frozen = false;
-    model.forward(batch.images, {.mode = mode, .training = true});
+    model.forward(batch.images, {.mode = mode, .training = true, .synchronize = synchronize});
   }
   for (size_t i = 0; i < norms.size(); ++i)
     std::tie(norms[i]->momentum, norms[i]->frozen) = before[i];

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/comm/communicator.h"
 #include "core/tensor/safetensors.h"
 #include "data/loader.h"
 #include "deploy/program.h"
@@ -38,6 +39,9 @@ struct EvaluateOptions {
   std::optional<int64_t> limit = {};  // look at the first pictures only
   Predictions* predictions = nullptr;
   std::function<bool()> stop = {};  // asked between batches; true ends early
+  // Each rank looks at its part of every batch; the result is of all pictures, on all ranks. Not
+  // with limit, predictions or stop.
+  Communicator* ranks = nullptr;
 };
 Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsOf& logits_of,
                     const EvaluateOptions& options);
@@ -49,7 +53,8 @@ LogitsOf logits_of_program(const Program& program, CodePath path);
 
 // Replaces the running statistics of every batch normalization by the average over `batches`
 // training batches (cumulative; Yao et al. 2021, "Rethinking Batch in BatchNorm"). The order of
-// pictures depends on `epoch` only.
-void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode);
+// pictures depends on `epoch` only. synchronize: Pass::synchronize.
+void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode,
+                           Communicator* synchronize = nullptr);
 
 }  // namespace qt

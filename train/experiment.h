@@ -207,6 +207,18 @@ struct EvalConfig : Section {
   Key<int> batch{this, "batch", 250, range(1, 1 << 20), "pictures of one forward pass"};
 };
 
+struct DistributedConfig : Section {
+  using Section::Section;
+  Key<double> timeout{this, "timeout", 120, greater_than(0),
+                      "seconds that a rank may keep the others waiting before the run ends"};
+  Key<std::string> wire{this, "wire", "f32", one_of("f32", "bf16"),
+                        "how gradients travel; bf16 halves the bytes and rounds"};
+  Key<double> bucket_megabytes{this, "bucket_megabytes", 25, greater_than(0),
+                               "gradients that travel together; the first bucket has at most 1"};
+  Key<bool> sync_batchnorm{this, "sync_batchnorm", false, any(),
+                           "batch statistics over all ranks, as one process would take them"};
+};
+
 struct Experiment : Section {
   ModelConfig model{this, "model", "the network"};
   DataConfig data{this, "data", "the pictures"};
@@ -215,6 +227,7 @@ struct Experiment : Section {
   LogConfig log{this, "log", "what is written down, and when"};
   CheckpointConfig checkpoint{this, "checkpoint", "when the state is saved"};
   EvalConfig eval{this, "eval", "when the test pictures are looked at"};
+  DistributedConfig distributed{this, "distributed", "training on several processes (ranks)"};
   void check(ConfigProblems& problems) const override;
 };
 

@@ -1,4 +1,6 @@
 // train/main.cpp -- the program: the only place that catches, and what each error becomes.
+#include <unistd.h>
+
 #include <cstdio>
 #include <new>
 
@@ -9,8 +11,12 @@ namespace {
 
 // One line for people, the exit code for scripts, STATUS.json for whoever looks at the run folder.
 int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& message) {
-  if (message.find(": error: ") !=
-      std::string::npos)  // config errors carry their place and are a list
+  const auto ending = run.ranks->end_with(code, message);
+  code = ending.code;
+  if (!ending.speaks) {
+    // Another rank says the same.
+  } else if (message.find(": error: ") !=
+             std::string::npos)  // config errors carry their place and are a list
     std::fprintf(stderr, "%s\n", message.c_str());
   else
     qt::log::error(message);
@@ -24,6 +30,8 @@ int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& mess
   } catch (const std::exception&) {
     // A full disk has been named already.
   }
+  // The MPI library's own end would wait for ranks that are not there any more.
+  if (!run.ranks->alone()) _exit(int(code));
   return int(code);
 }
 
@@ -32,8 +40,10 @@ int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& mess
 int main(int argc, char** argv) {
   qt::CurrentRun run;
   try {
+    qt::join_ranks({argv, argv + argc}, run);
     const qt::CommandLine command = qt::parse_command_line({argv, argv + argc});
     const int code = int(qt::run_command(command, run));
+    run.ranks->close();
     qt::log::flush();
     return code;
   } catch (const qt::InternalError& e) {

@@ -68,12 +68,21 @@ void init_from(Model& model, const std::string& path) {
   }
 }
 
-void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode) {
+void observe_on(Model& model, Communicator& ranks) {
+  Visitor visitor;
+  visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
+    if (!name.ends_with(".weight_quant")) quantizer.observe_on(&ranks);
+  };
+  model.visit(visitor);
+}
+
+void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
+               Communicator* synchronize) {
   const Tape::Pause pause;
   loader.start_epoch(0);
   Batch batch;
   for (int i = 0; i < batches && loader.next(batch); ++i)
-    model.forward(batch.images, {.mode = mode, .calibrate = true});
+    model.forward(batch.images, {.mode = mode, .calibrate = true, .synchronize = synchronize});
   Visitor visitor;
   visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
     if (quantizer.step() && !quantizer.ready())

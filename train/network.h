@@ -23,8 +23,12 @@ void init_from(Model& model, const std::string& path);
 
 // Chooses the steps of all quantizers from weights and from `batches` training batches; sets the
 // floor of each step to a thousandth of what was chosen. batches = 0: ConfigError where a quantizer
-// has no step yet.
-void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode);
+// has no step yet. synchronize: Pass::synchronize.
+void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
+               Communicator* synchronize = nullptr);
+
+// Tells the quantizers of activations whose observations they share.
+void observe_on(Model& model, Communicator& ranks);
 
 // Parameter::step_floor of every step, from the floors that the quantizers keep
 // (Quantizer::step_floor).

@@ -32,16 +32,19 @@ const char* name_of_signal(int signal) {
 }  // namespace
 
 StopRequests::StopRequests(std::optional<double> seconds_allowed) {
-  if (seconds_allowed)
-    deadline_ = std::chrono::steady_clock::now() +
-                std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-                    std::chrono::duration<double>(*seconds_allowed));
+  if (seconds_allowed) allow(*seconds_allowed);
   received = 0;
   struct sigaction action {};
   action.sa_handler = note_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   for (int signal : watched) sigaction(signal, &action, nullptr);
+}
+
+void StopRequests::allow(double seconds) {
+  deadline_ = std::chrono::steady_clock::now() +
+              std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                  std::chrono::duration<double>(seconds));
 }
 
 StopRequests::~StopRequests() {

@@ -11,6 +11,7 @@ namespace qt {
 class StopRequests {
  public:
   explicit StopRequests(std::optional<double> seconds_allowed = {});
+  void allow(double seconds);  // from now on
   ~StopRequests();
   StopRequests(const StopRequests&) = delete;
   StopRequests& operator=(const StopRequests&) = delete;

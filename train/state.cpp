@@ -20,6 +20,7 @@ std::string to_json(const TrainState& state) {
   j["config_hash"] = state.config_hash;
   j["seed"] = state.seed;
   j["threads"] = state.threads;
+  j["world"] = state.world;
   j["library"] = state.library;
   j["phase"] = at.phase;
   j["epoch"] = at.epoch;
@@ -46,6 +47,7 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
     j.at("config_hash").get_to(state.config_hash);
     j.at("seed").get_to(state.seed);
     j.at("threads").get_to(state.threads);
+    state.world = j.value("world", 1);
     j.at("library").get_to(state.library);
     j.at("phase").get_to(state.at.phase);
     j.at("epoch").get_to(state.at.epoch);

@@ -18,8 +18,8 @@ struct Position {
 struct Meter {
   double loss = 0;  // summed over images
   int64_t correct = 0, images = 0;
-  void add(double mean_loss, int64_t correct_now, int64_t images_now) {
-    loss += mean_loss * double(images_now);
+  void add(double loss_now, int64_t correct_now, int64_t images_now) {
+    loss += loss_now;
     correct += correct_now;
     images += images_now;
   }
@@ -34,7 +34,7 @@ struct TrainState {
   int64_t projections = 0;          // quantizer steps lifted to their floor so far
   // What the bits depend on beside the tensors.
   int64_t seed = 0;
-  int threads = 0;
+  int threads = 0, world = 1;
   std::string library, config_hash, program_version;
 };
 

@@ -58,7 +58,8 @@ std::optional<LoadedCheckpoint> checkpoint_of(const RunFolder& folder, const Pla
 }
 
 void write_run_files(const RunFolder& folder, const CommandLine& command,
-                     const Experiment& experiment, const Trainer& trainer) {
+                     const Experiment& experiment, const Trainer& trainer,
+                     const Communicator& ranks) {
   std::vector<std::string> overrides;
   for (const ConfigOverride& item : command.overrides) overrides.push_back(item.text);
   folder.write_config(dump(experiment), files::read_all(command.config), overrides);
@@ -67,6 +68,8 @@ void write_run_files(const RunFolder& folder, const CommandLine& command,
                                          {"compiler", __VERSION__},
                                          {"device", "cpu"},
                                          {"isa", name_of(cpu_isa())},
+                                         {"processes", std::to_string(ranks.world())},
+                                         {"communicator", ranks.name()},
                                          {"library", current_library().name()},
                                          {"run", trainer.summary()}});
 }
@@ -92,36 +95,55 @@ void print(const std::string& text) {
 }  // namespace
 
 ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
-  const StopRequests requests(command.max_seconds);
+  if (!run.requests) run.requests.emplace();
+  if (command.max_seconds) run.requests->allow(*command.max_seconds);
+  const StopRequests& requests = *run.requests;
+  Communicator& ranks = *run.ranks;
   Experiment experiment;
   load_config(experiment, command.config, command.overrides);
   if (command.seed) experiment.train.seed.set(*command.seed, "--seed");
+  ranks.set_timeout(experiment.distributed.timeout);
   if (!command.dump_config.empty()) {
+    if (!ranks.writes()) return ExitCode::done;
     print(
         dump(experiment, command.dump_config == "minimal" ? DumpStyle::minimal : DumpStyle::full));
     return ExitCode::done;
   }
   const Place place = place_of(command);
+  std::optional<Simulation> simulation;
+  if (!command.simulate.empty()) {
+    simulation = simulation_from(command.simulate);
+    if (ranks.alone())
+      throw ConfigError("--simulate: there is one process; accidents are for runs of several");
+  }
+  meet(simulation, ranks, Simulation::Place::init);
   Trainer trainer(experiment, {.limit_train_batches = command.limit_train_batches,
                                .overfit_batches = command.overfit_batches,
                                .show_progress = !command.quiet && !command.no_progress,
+                               .ranks = &ranks,
+                               .simulation = simulation,
                                .steps_done = &run.step});
   if (command.dry_run) {
-    print(trainer.summary());
+    if (ranks.writes()) print(trainer.summary());
     return ExitCode::done;
   }
-  run.folder.emplace(RunFolder::create(place.request));
-  const RunFolder& folder = *run.folder;
-  folder.write_status({.state = RunState::running, .step = 0, .exit_code = {}, .message = ""});
-  write_run_files(folder, command, experiment, trainer);
-  trainer.open(folder, checkpoint_of(folder, place, experiment.checkpoint));
+  std::optional<LoadedCheckpoint> checkpoint;
+  by_writer(ranks, "opening the run folder", [&] {
+    const RunFolder& folder = run.folder.emplace(RunFolder::create(place.request));
+    folder.write_status({.state = RunState::running, .step = 0, .exit_code = {}, .message = ""});
+    write_run_files(folder, command, experiment, trainer, ranks);
+    checkpoint = checkpoint_of(folder, place, experiment.checkpoint);
+  });
+  share_checkpoint(ranks, checkpoint);
+  trainer.open(run.folder ? &*run.folder : nullptr, checkpoint);
   const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;
   const ExitCode code = stopped ? ExitCode::stopped : ExitCode::done;
-  folder.write_status({.state = stopped ? RunState::stopped : RunState::done,
-                       .step = trainer.steps_done(),
-                       .exit_code = int(code),
-                       .message = stopped ? requests.reason() : ""});
-  if (!stopped) print(last_line(trainer, folder));
+  if (run.folder)
+    run.folder->write_status({.state = stopped ? RunState::stopped : RunState::done,
+                              .step = trainer.steps_done(),
+                              .exit_code = int(code),
+                              .message = stopped ? trainer.stop_reason() : ""});
+  if (!stopped && run.folder) print(last_line(trainer, *run.folder));
   return code;
 }
 

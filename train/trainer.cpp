@@ -14,10 +14,10 @@ Trainer::Outcome Trainer::run(const StopRequests& requests) {
   while (state_.at.phase < int64_t(plan_.size())) {
     loader_->start_epoch(int(state_.at.epochs_done), state_.at.step * experiment_.train.accumulate);
     while (state_.at.step < steps_per_epoch_) {
-      train_step();
-      if (requests.stop()) {
+      train_step(requests);
+      if (!stop_reason_.empty()) {
         save({});
-        log_->say("stopped by " + requests.reason() + " after step " +
+        log_->say("stopped by " + stop_reason_ + " after step " +
                   std::to_string(state_.at.steps_done) + "; --resume=auto continues");
         return Outcome::stopped;
       }
@@ -31,27 +31,20 @@ Trainer::Outcome Trainer::run(const StopRequests& requests) {
   return Outcome::done;
 }
 
-void Trainer::train_step() {
-  const TrainConfig& config = experiment_.train;
+void Trainer::train_step(const StopRequests& requests) {
   const double lr = learning_rate_->at(state_.at.epoch * steps_per_epoch_ + state_.at.step);
   const double waited_before = loader_->seconds_waited();
-  const Pass pass{
-      .mode = phase().mode, .training = true, .backward = backward_, .health = &health_};
+  const double sent_before = buckets_ ? buckets_->seconds_on_the_way() : 0;
+  const double exposed_before = buckets_ ? buckets_->seconds_waited() : 0;
+  note("reading pictures");
+  meet(options_.simulation, ranks_, Simulation::Place::step, state_.at.steps_done + 1);
   freeze_statistics();
-
-  int64_t images = 0;
-  for (int micro = 0; micro < config.accumulate; ++micro) {
-    Batch batch;
-    QT_CHECK(loader_->next(batch), "the loader ended within an epoch");
-    const Var logits = model_->forward(batch.images, pass);
-    const Var loss = softmax_cross_entropy(logits, batch.labels, config.label_smoothing);
-    check_finite("loss", loss.value().data<float>()[0]);
-    Tape::current().backward(loss,
-                             Tensor::full(loss.value().shape(), 1.0f / float(config.accumulate)));
-    const int64_t n = batch.labels.elements();
-    state_.meter.add(loss.value().data<float>()[0], count_top1(logits.value(), batch.labels), n);
-    images += n;
-  }
+  StepEnd end = run_batches();
+  end.stop = requests.reason();
+  end = agreed(ranks_, end);
+  if (!end.bad.empty()) diverged(end.bad);
+  if (!ranks_.alone()) state_.meter.add(end.loss, end.correct, end.images);
+  note("update");
   if (const std::string bad = first_bad_gradient(parameters_); !bad.empty())
     diverged("the gradient of " + bad);
   optimizer_->step(lr);
@@ -63,14 +56,63 @@ void Trainer::train_step() {
   ++state_.at.step, ++state_.at.steps_done;
   if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
   state_.projections = projections_before_ + optimizer_->projections();
-  log_->step({.phase = phase().name,
-              .epoch = state_.at.epoch,
-              .epochs = phase().config->epochs,
-              .step = state_.at.step,
-              .lr = lr,
-              .seconds_waited = loader_->seconds_waited() - waited_before,
-              .images = images},
-             state_);
+  StepReport report{.phase = phase().name,
+                    .epoch = state_.at.epoch,
+                    .epochs = phase().config->epochs,
+                    .step = state_.at.step,
+                    .lr = lr,
+                    .seconds_waited = loader_->seconds_waited() - waited_before,
+                    .images = end.images};
+  if (buckets_) {
+    report.communicated = buckets_->seconds_on_the_way() - sent_before;
+    report.waited_for_ranks = buckets_->seconds_waited() - exposed_before;
+  }
+  log_->step(report, state_);
+  stop_reason_ = ranks_.alone() ? requests.reason() : end.stop;
+}
+
+// Forward and backward; afterwards gradients and running statistics are those of all ranks.
+StepEnd Trainer::run_batches() {
+  const TrainConfig& config = experiment_.train;
+  StatisticsAverage average(norms_, ranks_);
+  StepEnd end;
+  for (int micro = 0; micro < config.accumulate; ++micro) {
+    Batch batch;
+    note("reading pictures");
+    QT_CHECK(loader_->next(batch), "the loader ended within an epoch");
+    const int64_t n = batch.labels.elements();
+    const Pass pass{.mode = phase().mode,
+                    .training = true,
+                    .backward = backward_,
+                    .health = &health_,
+                    .synchronize = synchronized(),
+                    .samples_per_sample = float(double(batch.global_samples) / double(n))};
+    note("forward");
+    const Var logits = model_->forward(batch.images, pass);
+    const Var loss = softmax_cross_entropy(logits, batch.labels, config.label_smoothing);
+    const double value = loss.value().data<float>()[0];
+    if (end.bad.empty()) end.bad = first_not_finite(value);
+    // Alone there is nobody to agree with; with others all of them end the step first.
+    if (ranks_.alone() && !end.bad.empty()) diverged(end.bad);
+    note("backward");
+    if (micro + 1 == config.accumulate) {
+      if (!synchronized()) average.start();
+      if (buckets_) buckets_->arm();
+    }
+    Tape::current().backward(loss, backward_seed(batch));
+    const int64_t correct = count_top1(logits.value(), batch.labels);
+    if (ranks_.alone()) state_.meter.add(value * double(n), correct, n);
+    end.loss += value * double(n), end.correct += correct, end.images += n;
+  }
+  if (buckets_) buckets_->finish();
+  average.finish();
+  return end;
+}
+
+// The gradient of the loss: this rank's share of the global batch, and the batch's of the step.
+Tensor Trainer::backward_seed(const Batch& batch) const {
+  const double share = double(batch.labels.elements()) / double(batch.global_samples);
+  return Tensor::full({1}, float(share / double(experiment_.train.accumulate)));
 }
 
 void Trainer::end_epoch() {
@@ -80,8 +122,11 @@ void Trainer::end_epoch() {
   std::optional<double> score;
   if (phase_ends) log_->phase_ended(phase().name);
   log_->pause();
-  if (phase().mode != ForwardMode::float32 && experiment_.log.histograms_every > 0 &&
-      due(experiment_.log.histograms_every))
+  note("comparing ranks");
+  check_same(ranks_, saved_state(*model_), state_.at.steps_done);
+  note("layer statistics");
+  if (ranks_.writes() && phase().mode != ForwardMode::float32 &&
+      experiment_.log.histograms_every > 0 && due(experiment_.log.histograms_every))
     collect_statistics();
   if (due(experiment_.eval.every_epochs)) {
     evaluate_now();
@@ -106,10 +151,10 @@ void Trainer::advance() {
   if (state_.at.phase < int64_t(plan_.size())) begin_phase(nullptr);
 }
 
-void Trainer::check_finite(const std::string& name, double value) {
+std::string Trainer::first_not_finite(double loss) {
   const std::string constant = health_.first_bad();
-  if (!constant.empty()) diverged(constant);
-  if (!std::isfinite(value)) diverged(name);
+  if (!constant.empty()) return constant;
+  return std::isfinite(loss) ? "" : "loss";
 }
 
 void Trainer::diverged(const std::string& what) {
@@ -131,9 +176,13 @@ void Trainer::freeze_statistics() {
 
 void Trainer::evaluate_now() {
   const int batches = experiment_.quant.bn.reestimate_batches;
+  note("evaluation");
+  meet(options_.simulation, ranks_, Simulation::Place::eval);
   if (phase().mode != ForwardMode::float32 && batches > 0) {
     Loader loader(train_set_, loader_spec());
-    reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode);
+    reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode,
+                          synchronized());
+    average_statistics();
   }
   last_evaluation_ = evaluation();
   log_->evaluated(phase().name, state_, *last_evaluation_, what_was_evaluated());
@@ -143,7 +192,8 @@ void Trainer::evaluate_now() {
 
 // After QAT it is the integer program that is evaluated, and kept.
 Evaluation Trainer::evaluation() {
-  const EvaluateOptions options{.loader = eval_loader_spec(experiment_)};
+  const EvaluateOptions options{.loader = eval_loader_spec(experiment_),
+                                .ranks = ranks_.alone() ? nullptr : &ranks_};
   if (phase().mode == ForwardMode::float32 || !has_program())
     return evaluate(test_set_, logits_of_model(*model_, phase().mode), options);
   Program program = integer_program();
@@ -152,7 +202,7 @@ Evaluation Trainer::evaluation() {
   const Evaluation result = evaluate(test_set_, logits_of_program(program, path), options);
   program.notes["top1"] = std::to_string(result.top1);
   const bool best = last_phase() && (!state_.best_top1 || result.top1 > *state_.best_top1);
-  save_program_files(program, best);
+  by_writer(ranks_, "saving the integer program", [&] { save_program_files(program, best); });
   return result;
 }
 

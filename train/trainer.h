@@ -7,11 +7,15 @@
 #include <string>
 #include <vector>
 
+#include "core/comm/communicator.h"
+#include "distributed/buckets.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 #include "train/experiment.h"
+#include "train/replica.h"
 #include "train/run_folder.h"
 #include "train/signals.h"
+#include "train/simulation.h"
 #include "train/state.h"
 #include "train/training_log.h"
 
@@ -23,6 +27,8 @@ struct TrainerOptions {
   std::optional<int64_t> overfit_batches =
       {};  // every epoch is the first so many batches, in file order, not augmented
   bool show_progress = true;
+  Communicator* ranks = nullptr;  // null: one process
+  std::optional<Simulation> simulation = {};
   int64_t* steps_done = nullptr;  // kept up to date, for whoever reports a failure
 };
 
@@ -40,11 +46,12 @@ class Trainer {
 
   Trainer(const Experiment& experiment, const TrainerOptions& options);
 
-  // From here on the run has a folder. Continues the given checkpoint, or the first step with
-  // train.init_from.
-  void open(const RunFolder& folder, const std::optional<LoadedCheckpoint>& from);
+  // From here on the run has a folder (rank 0 alone: null on the others). Continues the given
+  // checkpoint, the same on all ranks, or starts with train.init_from.
+  void open(const RunFolder* folder, const std::optional<LoadedCheckpoint>& from);
   Outcome run(const StopRequests& requests);
 
+  const std::string& stop_reason() const { return stop_reason_; }  // "" where nobody asked
   int64_t steps_done() const { return state_.at.steps_done; }
   const std::optional<Evaluation>& last_evaluation() const { return last_evaluation_; }
   const std::optional<double>& best_top1() const { return state_.best_top1; }
@@ -56,22 +63,28 @@ class Trainer {
   bool last_phase() const { return state_.at.phase + 1 == int64_t(plan_.size()); }
   int64_t total_epochs() const;
   LoaderSpec loader_spec() const;
+  Communicator* synchronized() const;  // Pass::synchronize
+  void note(const char* activity) const { ranks_.note(state_.at.steps_done + 1, activity); }
 
   // The loop: trainer.cpp.
-  void train_step();
+  void train_step(const StopRequests& requests);
+  StepEnd run_batches();
+  Tensor backward_seed(const Batch& batch) const;
   void end_epoch();
   void advance();
   void freeze_statistics();
   void evaluate_now();
   Evaluation evaluation();
   void collect_statistics();
-  void check_finite(const std::string& name, double value);
+  std::string first_not_finite(double loss);
   [[noreturn]] void diverged(const std::string& what);
 
   // Beginning, saving, continuing, ending: trainer_state.cpp.
   void restore(const LoadedCheckpoint& from);
   void begin_phase(const NamedTensors* optimizer_state);
   void calibrate_now();
+  void make_buckets();
+  void average_statistics();
   void save(std::optional<double> score);
   bool has_program() const;
   Program integer_program();
@@ -81,6 +94,7 @@ class Trainer {
 
   const Experiment& experiment_;
   TrainerOptions options_;
+  Communicator& ranks_;
   std::vector<Phase> plan_;
   std::shared_ptr<const Dataset> train_set_, test_set_;
   std::unique_ptr<Model> model_;
@@ -98,6 +112,9 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<LearningRate> learning_rate_;
   int64_t projections_before_ = 0;  // by earlier optimizers
+  // With several ranks: the gradients' way, and why all of them stop after this step.
+  std::unique_ptr<GradientBuckets> buckets_;
+  std::string stop_reason_;
   Health health_;
   std::optional<Evaluation> last_evaluation_;
 };

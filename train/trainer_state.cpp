@@ -1,5 +1,7 @@
 // train/trainer_state.cpp -- how a run begins, is saved, is continued and ends.
 #include <algorithm>
+#include <set>
+#include <sstream>
 
 #include "core/base/log.h"
 #include "core/library/library.h"
@@ -12,6 +14,22 @@
 
 namespace qt {
 
+namespace {
+
+// Each line once, sorted: two ranks may have met the same picture.
+std::string lines_of_all(const std::vector<std::string>& texts) {
+  std::set<std::string> lines;
+  for (const std::string& text : texts) {
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) lines.insert(line);
+  }
+  std::string all;
+  for (const std::string& line : lines) all += line + "\n";
+  return all;
+}
+
+}  // namespace
+
 std::vector<Phase> plan(const Experiment& experiment) {
   std::vector<Phase> list;
   if (experiment.train.float_phase.epochs > 0)
@@ -22,8 +40,13 @@ std::vector<Phase> plan(const Experiment& experiment) {
 }
 
 Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
-    : experiment_(experiment), options_(options), plan_(plan(experiment)) {
-  state_.threads = pin_threads(experiment.train.threads);
+    : experiment_(experiment),
+      options_(options),
+      ranks_(options.ranks ? *options.ranks : single_communicator()),
+      plan_(plan(experiment)) {
+  const int threads = experiment.train.threads;
+  state_.threads = pin_threads(threads > 0 ? threads : ranks_.fair_threads());
+  state_.world = ranks_.world();
   const DatasetSpec spec = dataset_spec(experiment);
   train_set_ = make_dataset(spec, Split::train);
   test_set_ = make_dataset(spec, Split::test);
@@ -33,6 +56,7 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   model_ = build_model(experiment, *train_set_);
   parameters_ = parameters_of(*model_);
   norms_ = norms_of(*model_);
+  if (!ranks_.alone()) observe_on(*model_, ranks_);
   loader_ = std::make_unique<Loader>(train_set_, loader_spec());
   const int64_t accumulate = experiment.train.accumulate;
   steps_per_epoch_ = loader_->batches_per_epoch() / accumulate;
@@ -54,6 +78,10 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
 LoaderSpec Trainer::loader_spec() const {
   LoaderSpec spec = train_loader_spec(experiment_);
   spec.drop_last = train_set_->size() >= spec.batch;
+  spec.rank = ranks_.rank(), spec.world = ranks_.world();
+  if (train_set_->size() < spec.world)
+    throw ConfigError(std::to_string(train_set_->size()) + " training pictures for " +
+                      std::to_string(spec.world) + " processes; at least one for each is needed");
   if (options_.overfit_batches) {
     spec.shuffle = false;
     spec.augment = AugmentSpec();
@@ -82,22 +110,32 @@ std::string Trainer::summary() const {
             (phase.mode == ForwardMode::float32
                  ? ", "
                  : std::string(" (forward ") + name_of(phase.mode) + "), ");
-  return text + std::to_string(steps_per_epoch_) + " steps an epoch, " +
-         std::to_string(state_.threads) + " threads";
+  text += std::to_string(steps_per_epoch_) + " steps an epoch, " + std::to_string(state_.threads) +
+          " threads";
+  if (ranks_.alone()) return text;
+  return text + " on each of " + std::to_string(state_.world) + " processes (" + ranks_.name() +
+         "), " + (synchronized() ? "synchronized" : "local") + " batch statistics";
 }
 
-void Trainer::open(const RunFolder& folder, const std::optional<LoadedCheckpoint>& from) {
-  folder_ = &folder;
-  store_ = std::make_unique<CheckpointStore>(folder.checkpoints(), experiment_.checkpoint.keep_last,
-                                             experiment_.checkpoint.keep_best);
-  uint64_t bytes = 1 << 20;
-  for (const auto& [name, tensor] : saved_state(*model_)) bytes += 2 * tensor.bytes();
-  store_->prepare(bytes);
+Communicator* Trainer::synchronized() const {
+  return !ranks_.alone() && experiment_.distributed.sync_batchnorm ? &ranks_ : nullptr;
+}
+
+void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint>& from) {
+  folder_ = folder;
+  by_writer(ranks_, "preparing checkpoints", [&] {
+    store_ = std::make_unique<CheckpointStore>(
+        folder->checkpoints(), experiment_.checkpoint.keep_last, experiment_.checkpoint.keep_best);
+    uint64_t bytes = 1 << 20;
+    for (const auto& [name, tensor] : saved_state(*model_)) bytes += 2 * tensor.bytes();
+    store_->prepare(bytes);
+  });
   if (from) restore(*from);
   log_ = std::make_unique<TrainingLog>(
       experiment_,
-      TrainingLogOptions{.run_folder = folder.path(),
-                         .resumed = folder.resumed(),
+      TrainingLogOptions{.writes = ranks_.writes(),
+                         .run_folder = folder ? folder->path() : "",
+                         .resumed = folder && folder->resumed(),
                          .show_progress = options_.show_progress,
                          .steps_per_epoch = steps_per_epoch_,
                          .total_steps = total_epochs() * steps_per_epoch_,
@@ -108,34 +146,43 @@ void Trainer::open(const RunFolder& folder, const std::optional<LoadedCheckpoint
     log_->say("continuing after step " + std::to_string(state_.at.steps_done) + " of " +
               from->folder);
   } else if (!experiment_.train.init_from->empty()) {
-    init_from(*model_, experiment_.train.init_from);
+    by_writer(ranks_, "first weights", [&] { init_from(*model_, experiment_.train.init_from); });
     log_->say("first weights from " + experiment_.train.init_from.get());
   }
+  share_state(ranks_, *model_);
   if (state_.at.phase < int64_t(plan_.size()))
     begin_phase(from ? &from->content.tensors("optim.safetensors") : nullptr);
 }
 
 void Trainer::restore(const LoadedCheckpoint& from) {
   const TrainState now = state_;
+  const auto warn = [&](const std::string& text) {
+    if (ranks_.writes()) log::warn(text);  // the others have the same to say
+  };
   state_ = state_from_json(from.content.state_json, from.folder);
   if (state_.at.phase > int64_t(plan_.size()) || state_.at.step > steps_per_epoch_ ||
       (state_.at.phase < int64_t(plan_.size()) && state_.at.epoch >= phase().config->epochs))
     throw CheckpointError(from.folder + " stands beyond the end of this config's training");
   load_state(*model_, from.content.tensors("model.safetensors"), true);
-  store_->discard_after(from.step);
+  if (store_) store_->discard_after(from.step);
+  const bool other_world = state_.world != now.world;
+  if (other_world)
+    warn("the checkpoint was made by " + std::to_string(state_.world) +
+         " processes, this run has " + std::to_string(now.world) +
+         ": the order of pictures is the same, the last bits are not");
   if (state_.config_hash != now.config_hash)
-    log::warn("the config is not that of " + from.folder +
-              ": the run goes on, but not as it would have");
+    warn("the config is not that of " + from.folder +
+         ": the run goes on, but not as it would have");
   if (state_.library != now.library)
-    log::warn("the checkpoint was made with library '" + state_.library + "', this run uses '" +
-              now.library + "'");
-  if (experiment_.train.threads == 0)
+    warn("the checkpoint was made with library '" + state_.library + "', this run uses '" +
+         now.library + "'");
+  if (experiment_.train.threads == 0 && !other_world)
     pin_threads(state_.threads);
-  else if (state_.threads != now.threads)
-    log::warn("the checkpoint was made with " + std::to_string(state_.threads) +
-              " threads, this run uses " + std::to_string(now.threads) +
-              ": the last bits may differ");
-  if (experiment_.train.threads != 0) state_.threads = now.threads;
+  else if (!other_world && state_.threads != now.threads)
+    warn("the checkpoint was made with " + std::to_string(state_.threads) +
+         " threads, this run uses " + std::to_string(now.threads) + ": the last bits may differ");
+  if (experiment_.train.threads != 0 || other_world) state_.threads = now.threads;
+  state_.world = now.world;
   state_.seed = now.seed;
   state_.library = now.library;
   state_.config_hash = now.config_hash;
@@ -160,25 +207,56 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
   if (phase().mode != ForwardMode::float32 && !state_.at.calibrated) calibrate_now();
   take_step_floors(*model_);
   if (optimizer_state) optimizer_->load(*optimizer_state);
+  make_buckets();
+}
+
+// Of the parameters that this phase trains.
+void Trainer::make_buckets() {
+  buckets_.reset();
+  if (ranks_.alone()) return;
+  const bool quantized = phase().mode != ForwardMode::float32;
+  std::vector<NamedVar> trained;
+  for (const auto& [name, parameter] : parameters_)
+    if (parameter->var.wants_grad() && (quantized || parameter->kind != Parameter::Kind::step))
+      trained.push_back({name, parameter->var});
+  const DistributedConfig& config = experiment_.distributed;
+  buckets_ = std::make_unique<GradientBuckets>(
+      trained, ranks_,
+      GradientBuckets::Options{.bytes = int64_t(config.bucket_megabytes * double(1 << 20)),
+                               .wire = config.wire == "bf16" ? Wire::bf16 : Wire::f32});
+}
+
+// After forward passes that updated running statistics outside of training.
+void Trainer::average_statistics() {
+  if (synchronized()) return;
+  StatisticsAverage average(norms_, ranks_);
+  average.start();
+  average.finish();
 }
 
 void Trainer::calibrate_now() {
   const int batches = experiment_.quant.calibration.batches;
   Loader loader(train_set_, loader_spec());
-  calibrate(*model_, loader, batches, phase().mode);
+  note("calibration");
+  calibrate(*model_, loader, batches, phase().mode, synchronized());
+  average_statistics();
   state_.at.calibrated = true;
   log_->say("quantizer steps chosen from " + std::to_string(batches) + " batches");
 }
 
 void Trainer::save(std::optional<double> score) {
-  log_->sync();
-  Checkpoint content;
-  content.files["model.safetensors"] = saved_state(*model_);
-  content.files["optim.safetensors"] = optimizer_->state();
-  content.state_json = to_json(state_);
-  store_->save(state_.at.steps_done, content, score);
-  folder_->write_status(
-      {.state = RunState::running, .step = state_.at.steps_done, .exit_code = {}, .message = ""});
+  note("saving");
+  meet(options_.simulation, ranks_, Simulation::Place::save);
+  by_writer(ranks_, "saving", [&] {
+    log_->sync();
+    Checkpoint content;
+    content.files["model.safetensors"] = saved_state(*model_);
+    content.files["optim.safetensors"] = optimizer_->state();
+    content.state_json = to_json(state_);
+    store_->save(state_.at.steps_done, content, score);
+    folder_->write_status(
+        {.state = RunState::running, .step = state_.at.steps_done, .exit_code = {}, .message = ""});
+  });
 }
 
 bool Trainer::has_program() const {
@@ -213,7 +291,8 @@ void Trainer::write_bad_samples() {
   std::string text;
   for (const auto& set : {train_set_, test_set_})
     for (const BadSample& sample : set->bad_samples()) text += sample.cause + "\n";
-  if (!text.empty()) files::write_atomically(folder_->file("bad_samples.txt"), text);
+  if (!ranks_.alone()) text = lines_of_all(gathered(ranks_, text, "unreadable pictures"));
+  if (!text.empty() && folder_) files::write_atomically(folder_->file("bad_samples.txt"), text);
 }
 
 // A run that was complete when it was continued is looked at once more.

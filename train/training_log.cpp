@@ -27,38 +27,47 @@ TrainingLog::TrainingLog(const Experiment& experiment, const TrainingLogOptions&
                          const TrainState& at)
     : experiment_(experiment),
       options_(options),
-      metrics_(options.run_folder,
-               options.resumed ? std::optional<int64_t>(at.at.steps_done) : std::nullopt),
       progress_(ProgressLine::on_stderr(experiment.log.progress_seconds)),
       remaining_({.first_step = at.at.steps_done,
                   .total_steps = options.total_steps,
                   .steps_per_epoch = options.steps_per_epoch}),
       since_(now()),
       step_began_(since_) {
-  if (options.resumed) metrics_.events().session_start(at.at.steps_done + 1);
+  if (!options.writes) return;
+  metrics_.emplace(options.run_folder,
+                   options.resumed ? std::optional<int64_t>(at.at.steps_done) : std::nullopt);
+  if (options.resumed) metrics_->events().session_start(at.at.steps_done + 1);
 }
 
 void TrainingLog::step(const StepReport& report, TrainState& state) {
+  if (!metrics_) return;
   waited_ += report.seconds_waited;
   images_ += report.images;
+  communicated_ += report.communicated.value_or(0);
+  waited_for_ranks_ += report.waited_for_ranks.value_or(0);
   remaining_.step_done(state.at.steps_done, now(), report.seconds_waited);
   count(report, state.at.steps_done);
   if (state.at.steps_done % experiment_.log.every == 0) {
     const double seconds = std::max(now() - since_, 1e-9);
     last_loss_ = state.meter.mean_loss(), last_top1_ = state.meter.top1(), has_last_ = true;
     images_per_second_ = double(images_) / seconds;
-    metrics_.write(state.at.steps_done, state.at.epochs_done + 1,
-                   {{"train/loss", last_loss_},
-                    {"train/top1", last_top1_},
-                    {"train/lr", report.lr},
-                    {"train/images_per_second", images_per_second_},
-                    {"train/data_wait", waited_ / seconds},
-                    {"train/step_projections", double(state.projections)},
-                    {"memory/peak_bytes", double(memory_stats().peak)},
-                    {"memory/peak_resident_bytes", double(peak_resident_bytes())},
-                    {"memory/system_allocations", double(system_allocations_)}});
+    NamedValues values = {{"train/loss", last_loss_},
+                          {"train/top1", last_top1_},
+                          {"train/lr", report.lr},
+                          {"train/images_per_second", images_per_second_},
+                          {"train/data_wait", waited_ / seconds},
+                          {"train/step_projections", double(state.projections)},
+                          {"memory/peak_bytes", double(memory_stats().peak)},
+                          {"memory/peak_resident_bytes", double(peak_resident_bytes())},
+                          {"memory/system_allocations", double(system_allocations_)}};
+    if (report.communicated) {
+      values.emplace_back("distributed/communication", communicated_ / seconds);
+      values.emplace_back("distributed/hidden",
+                          1 - waited_for_ranks_ / std::max(communicated_, 1e-9));
+    }
+    metrics_->write(state.at.steps_done, state.at.epochs_done + 1, values);
     state.meter = Meter();
-    since_ = now(), waited_ = 0, images_ = 0;
+    since_ = now(), waited_ = 0, images_ = 0, communicated_ = 0, waited_for_ranks_ = 0;
   }
   if (options_.show_progress && progress_.due()) show(report, state);
 }
@@ -110,10 +119,11 @@ void TrainingLog::show(const StepReport& report, const TrainState& state) {
 
 void TrainingLog::evaluated(const std::string& phase, const TrainState& state,
                             const Evaluation& evaluation, const std::string& what) {
-  metrics_.write(state.at.steps_done, state.at.epochs_done + 1,
-                 {{"eval/top1", evaluation.top1},
-                  {"eval/loss", evaluation.loss},
-                  {"eval/" + phase + "_top1", evaluation.top1}});
+  if (!metrics_) return;
+  metrics_->write(state.at.steps_done, state.at.epochs_done + 1,
+                  {{"eval/top1", evaluation.top1},
+                   {"eval/loss", evaluation.loss},
+                   {"eval/" + phase + "_top1", evaluation.top1}});
   std::array<char, 32> loss{};
   std::snprintf(loss.data(), loss.size(), "%.4f", evaluation.loss);
   say(phase + ", epoch " + std::to_string(state.at.epochs_done + 1) + "/" +
@@ -122,7 +132,7 @@ void TrainingLog::evaluated(const std::string& phase, const TrainState& state,
 }
 
 void TrainingLog::statistics(const TrainState& state, const std::vector<LayerStatistics>& layers) {
-  write_statistics(metrics_, state.at.steps_done, layers);
+  if (metrics_) write_statistics(*metrics_, state.at.steps_done, layers);
 }
 
 void TrainingLog::pause() {
@@ -137,6 +147,7 @@ void TrainingLog::resume() {
 }
 
 void TrainingLog::say(const std::string& message) {
+  if (!metrics_) return;
   progress_.clear();
   log::info(message);
 }

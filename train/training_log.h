@@ -1,6 +1,7 @@
 // train/training_log.h -- what a run says of itself while it trains: progress line, metrics.jsonl,
 // TensorBoard, log.
 #pragma once
+#include <optional>
 #include <string>
 
 #include "train/evaluate.h"
@@ -13,6 +14,7 @@
 namespace qt {
 
 struct TrainingLogOptions {
+  bool writes = true;  // false: nothing is shown or written (all ranks but the first)
   std::string run_folder;
   bool resumed = false;
   bool show_progress = true;
@@ -27,6 +29,9 @@ struct StepReport {
   double lr = 0;
   double seconds_waited = 0;  // of this step, for pictures
   int64_t images = 0;
+  // Of this step, with several ranks: seconds with gradients on the way, and those of them that
+  // backward did not hide.
+  std::optional<double> communicated = {}, waited_for_ranks = {};
 };
 
 class TrainingLog {
@@ -45,7 +50,9 @@ class TrainingLog {
   void pause();
   void resume();
   void say(const std::string& message);
-  void sync() { metrics_.sync(); }
+  void sync() {
+    if (metrics_) metrics_->sync();
+  }
   void finish() { progress_.finish(); }
 
  private:
@@ -55,13 +62,13 @@ class TrainingLog {
 
   const Experiment& experiment_;
   TrainingLogOptions options_;
-  MetricsLog metrics_;
+  std::optional<MetricsLog> metrics_;
   ProgressLine progress_;
   RemainingTime remaining_;
   double last_loss_ = 0, last_top1_ = 0, images_per_second_ = 0;
   bool has_last_ = false;
   // Since the last line of metrics.jsonl, without pauses.
-  double since_ = 0, waited_ = 0, paused_at_ = 0;
+  double since_ = 0, waited_ = 0, paused_at_ = 0, communicated_ = 0, waited_for_ranks_ = 0;
   int64_t images_ = 0;
   // Of the phase, in this process, without pauses and without the first step, which creates plans.
   struct Totals {

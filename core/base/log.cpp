@@ -67,6 +67,7 @@ struct State {
   std::shared_ptr<spdlog::sinks::stderr_sink_mt> console =
       std::make_shared<spdlog::sinks::stderr_sink_mt>();
   spdlog::logger logger{"qattrain", console};
+  std::string prefix;
 
   State() {
     console->set_formatter(std::make_unique<PlainFormatter>());
@@ -85,7 +86,8 @@ void write(spdlog::level::level_enum level, const std::string& message) {
   State& s = state();
   // add_file changes the logger's sinks, which spdlog does not guard.
   const std::lock_guard<std::mutex> lock(s.mutex);
-  s.logger.log(level, spdlog::string_view_t(message.data(), message.size()));
+  const std::string text = s.prefix + message;
+  s.logger.log(level, spdlog::string_view_t(text.data(), text.size()));
 }
 
 }  // namespace
@@ -98,6 +100,7 @@ void debug(const std::string& message) { write(spdlog::level::debug, message); }
 void configure(const Options& options) {
   State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
+  s.prefix = options.prefix;
   if (options.json)
     s.console->set_formatter(std::make_unique<JsonFormatter>());
   else

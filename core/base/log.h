@@ -12,7 +12,8 @@ void debug(const std::string& message);
 enum class Level { quiet, normal, verbose };
 struct Options {
   Level level = Level::normal;
-  bool json = false;  // one JSON object a line on stderr
+  bool json = false;        // one JSON object a line on stderr
+  std::string prefix = {};  // of every message: who speaks, where there are several processes
 };
 void configure(const Options& options);
 void add_file(const std::string& path);  // also write to this file (appended)

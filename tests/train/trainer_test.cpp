@@ -194,7 +194,7 @@ TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
       "{calibration: {batches: 1}}\n");
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.show_progress = false});
-  trainer.open(run, {});
+  trainer.open(&run, {});
   const StopRequests requests;
   EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
   EXPECT_EQ(trainer.steps_done(), 8);
@@ -214,7 +214,7 @@ TEST_F(TrainerRun, LowersTheLossOfAFewPicturesItSeesAgain) {
       "eval: {batch: 20, every_epochs: 0}\n");
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.overfit_batches = 1, .show_progress = false});
-  trainer.open(run, {});
+  trainer.open(&run, {});
   const StopRequests requests;
   EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
   const std::string lines = files::read_all(run.file("metrics.jsonl"));

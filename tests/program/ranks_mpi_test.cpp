@@ -1,0 +1,216 @@
+// tests/program/ranks_mpi_test.cpp -- the real binary on several processes: the same training, and
+// what happens to it.
+#include <regex>
+
+#include "tests/program/program.h"
+
+namespace qt::program {
+namespace {
+
+class RanksMpi : public ProgramTest {
+ protected:
+  void SetUp() override {
+    ProgramTest::SetUp();
+    if (std::system("command -v mpirun >/dev/null") != 0) GTEST_SKIP() << "there is no mpirun";
+    // A test may run as root in a container, on fewer cores than it starts ranks.
+    setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
+    setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
+    setenv("MPIRUN_OPTIONS", "--oversubscribe", 1);
+    setenv("QATTRAIN", QATTRAIN_BINARY, 1);
+  }
+
+  // 4 steps in float, 4 in QAT; 41 test pictures do not divide among ranks.
+  std::vector<std::string> small(const std::vector<std::string>& more = {},
+                                 const std::string& name = "run") const {
+    const std::string config =
+        write("small.yaml",
+              "model: {name: resnet20}\n"
+              "data: {image_size: 16, train_images: 48, test_images: 41, augmentation: "
+              "{crop_padding: 1}}\n"
+              "train: {batch: 12, float: {epochs: 1, lr: 0.05}, qat: {epochs: 1, lr: 0.005}}\n"
+              "quant: {calibration: {batches: 1}}\n"
+              "log: {every: 1, histograms_every: 0}\n"
+              "eval: {batch: 20}\n"
+              "checkpoint: {every_steps: 3, keep_last: 20}\n"
+              "distributed: {timeout: 60}\n");
+    std::vector<std::string> all = {config,   "--run-dir", path("runs"),
+                                    "--name", name,        "--no-progress"};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+
+  // scripts/launch/mpirun.sh RANKS arguments, as a process of its own.
+  pid_t start_on(int ranks, const std::vector<std::string>& arguments) const {
+    std::vector<std::string> words = {source("scripts/launch/mpirun.sh"), std::to_string(ranks)};
+    words.insert(words.end(), arguments.begin(), arguments.end());
+    const std::string output = path("output.txt");
+    const pid_t process = fork();
+    if (process == 0) {
+      if (!freopen(output.c_str(), "w", stdout) || dup2(1, 2) < 0) _exit(126);
+      std::vector<char*> pointers;
+      for (std::string& word : words) pointers.push_back(word.data());
+      pointers.push_back(nullptr);
+      execv(pointers[0], pointers.data());
+      _exit(127);
+    }
+    return process;
+  }
+  Result run_on(int ranks, const std::vector<std::string>& arguments) const {
+    return wait(start_on(ranks, arguments));
+  }
+  std::string status(const std::string& name = "run") const {
+    return read(path("runs/" + name + "/STATUS.json"));
+  }
+  // "train/loss" of every step.
+  std::vector<double> losses(const std::string& name) const {
+    const std::string text = read(path("runs/" + name + "/metrics.jsonl"));
+    static const std::regex loss("\"train/loss\":([-+0-9.e]+)");
+    std::vector<double> list;
+    for (std::sregex_iterator it(text.begin(), text.end(), loss), end; it != end; ++it)
+      list.push_back(std::stod((*it)[1]));
+    return list;
+  }
+};
+
+// Another order of pictures would show at once. Float training drifts by float order; codes jump
+// where a value lies at their border, and the few pictures of these tests make much of each.
+void expect_near(const std::vector<double>& a, const std::vector<double>& b, size_t float_steps) {
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], i < float_steps ? 1e-4 : 0.1) << i;
+}
+
+size_t count_of(const std::string& part, const std::string& text) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+TEST_F(RanksMpi, OneRankIsTheProgramWithoutMpirun) {
+  ASSERT_EQ(run(small({}, "plain")).code, 0);
+  const Result one = run_on(1, small({}, "one"));
+  ASSERT_EQ(one.code, 0) << one.output;
+  EXPECT_TRUE(final_bytes("plain") == final_bytes("one"));
+  EXPECT_EQ(one.output.find("processes"), std::string::npos) << one.output;
+}
+
+TEST_F(RanksMpi, TheSameNumberOfRanksGivesTheSameBytes) {
+  ASSERT_EQ(run_on(2, small({}, "a")).code, 0);
+  ASSERT_EQ(run_on(2, small({"data.workers=3"}, "b")).code, 0);
+  const auto weights = [&](const std::string& name) {
+    return read(last_checkpoint(name) / "model.safetensors");
+  };
+  EXPECT_TRUE(weights("a") == weights("b"));
+  const Result half = run_on(2, small({"distributed.wire=bf16"}, "half"));
+  ASSERT_EQ(half.code, 0) << half.output;
+  EXPECT_FALSE(weights("a") == weights("half"));
+}
+
+TEST_F(RanksMpi, SynchronizedRanksTrainLikeOneProcess) {
+  const std::string two_steps = "--limit-train-batches=2";
+  ASSERT_EQ(run(small({two_steps}, "r1")).code, 0);
+  const std::vector<double> alone = losses("r1");
+  ASSERT_EQ(alone.size(), 4u);
+  for (int ranks : {2, 4}) {
+    const std::string name = "r" + std::to_string(ranks);
+    const Result result =
+        run_on(ranks, small({two_steps, "distributed.sync_batchnorm=true"}, name));
+    ASSERT_EQ(result.code, 0) << result.output;
+    const std::vector<double> together = losses(name);
+    ASSERT_EQ(together.size(), alone.size());
+    expect_near(together, alone, 2);
+    EXPECT_NE(read(path("runs/" + name + "/metrics.jsonl")).find("\"distributed/hidden\""),
+              std::string::npos);
+  }
+}
+
+TEST_F(RanksMpi, ShardedEvaluationSeesEveryPictureOnce) {
+  const Result trained = run_on(3, small());
+  ASSERT_EQ(trained.code, 0) << trained.output;
+  EXPECT_NE(trained.output.find(", 41 pictures; "), std::string::npos) << trained.output;
+  static const std::regex top1("integer-program top-1 ([0-9.]+) %");
+  std::smatch sharded, whole;
+  ASSERT_TRUE(std::regex_search(trained.output, sharded, top1));
+  const Result evaluated = run({"eval", path("runs/run")});
+  ASSERT_TRUE(std::regex_search(evaluated.output, whole, top1)) << evaluated.output;
+  EXPECT_EQ(sharded[1], whole[1]);
+}
+
+TEST_F(RanksMpi, ALostRankEndsTheJobAndTheRunGoesOnBitForBit) {
+  ASSERT_EQ(run_on(2, small({}, "whole")).code, 0);
+  const Result killed = run_on(2, small({"--simulate", "rank_killed@step=5", "--resume=auto"}));
+  EXPECT_FAILS(killed, 7, "rank 1 of 2", "step 5", "is lost");
+  EXPECT_NE(status().find("\"exit_code\": 7"), std::string::npos) << status();
+  const Result thrown = run_on(2, small({"--simulate", "rank_throws@save", "--resume=auto"}));
+  EXPECT_FAILS(thrown, 7, "rank 1 of 2", "saving", "simulated");
+  const Result last = run_on(2, small({"--resume=must"}));
+  ASSERT_EQ(last.code, 0) << last.output;
+  EXPECT_NE(last.output.find("continuing after step "), std::string::npos) << last.output;
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+TEST_F(RanksMpi, AHangingRankEndsTheJobWithinTheTimeout) {
+  const auto start = std::chrono::steady_clock::now();
+  const Result hung =
+      run_on(2, small({"--simulate", "rank_hung@step=2", "distributed.timeout=15"}));
+  EXPECT_FAILS(hung, 7, "rank 1 of 2", "step 2", "hangs", "distributed.timeout");
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(300));
+}
+
+TEST_F(RanksMpi, AStoppedRankIsNamedToo) {
+  const Result stopped =
+      run_on(3, small({"--simulate", "rank_stopped@eval", "distributed.timeout=15"}));
+  EXPECT_FAILS(stopped, 7, "rank 2 of 3", "evaluation", "does not answer");
+}
+
+TEST_F(RanksMpi, ARankThatLeavesBeforeTheFirstStepEndsTheJob) {
+  EXPECT_FAILS(run_on(2, small({"--simulate", "rank_exits@init"})), 7, "a rank was lost");
+}
+
+TEST_F(RanksMpi, SignalsStopAllRanksAtOneStep) {
+  ASSERT_EQ(run_on(2, small({}, "whole")).code, 0);
+  size_t lines = 2;
+  for (int signal : {SIGUSR2, SIGTERM}) {
+    const pid_t process = start_on(2, small({"--resume=auto"}));
+    wait_for_lines(process, lines);
+    kill(process, signal);
+    const Result result = wait(process);
+    EXPECT_EQ(result.code, 75) << result.output;
+    EXPECT_NE(status().find("\"stopped\""), std::string::npos) << status();
+    lines += 2;
+  }
+  ASSERT_EQ(run_on(2, small({"--resume=must"})).code, 0);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+TEST_F(RanksMpi, AnotherNumberOfRanksGoesOnWithTheSamePictures) {
+  const std::vector<std::string> sync = {"distributed.sync_batchnorm=true", "--resume=auto"};
+  ASSERT_EQ(run(small({}, "r1")).code, 0);
+  std::vector<std::string> first = sync;
+  first.insert(first.end(), {"--max-time", "0s"});
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(run_on(2, small(first)).code, 75);
+  const Result rest = run_on(3, small(sync));
+  ASSERT_EQ(rest.code, 0) << rest.output;
+  EXPECT_NE(rest.output.find("made by 2 processes, this run has 3"), std::string::npos)
+      << rest.output;
+  const std::vector<double> alone = losses("r1"), together = losses("run");
+  ASSERT_EQ(together.size(), alone.size());
+  expect_near(together, alone, 4);
+}
+
+TEST_F(RanksMpi, NaNStopsAllRanksWithOneMessage) {
+  const Result result = run_on(2, small({"train.float.lr=1e30"}));
+  EXPECT_FAILS(result, 5, "is not finite");
+  EXPECT_EQ(count_of("is not finite", result.output), 1u) << result.output;
+}
+
+TEST_F(RanksMpi, ConfigErrorsAreSaidOnce) {
+  const Result unknown = run_on(2, small({"train.bacth=3"}));
+  EXPECT_FAILS(unknown, 2, "unknown key 'train.bacth'");
+  EXPECT_EQ(count_of("unknown key", unknown.output), 1u) << unknown.output;
+  EXPECT_FAILS(run_on(2, small({"train.batch=1"})), 2, "at least one sample for each of 2 ranks");
+  EXPECT_FAILS(run_on(2, {"eval", "runs/x"}), 2, "is for one process");
+  EXPECT_FAILS(run(small({"--simulate", "rank_killed@step=1"})), 2, "--simulate");
+  EXPECT_FAILS(run_on(2, small({"--simulate", "rank_eaten@step=1"})), 2, "rank_killed");
+}
+
+}  // namespace
+}  // namespace qt::program
