@@ -34,7 +34,10 @@ using testing::HasSubstr;
 // Every number in it follows from the step, so that a mixture of two checkpoints shows.
 Checkpoint content_at(int64_t step, int64_t size = 100) {
   Checkpoint c;
-  const auto tensor = [&](float salt) { return Tensor::full({size}, float(step) + salt); };
+  // Not Tensor::full, which may wake OpenMP's threads: a child of fork() has none.
+  const auto tensor = [&](float salt) {
+    return Tensor::of({size}, std::vector<float>(size_t(size), float(step) + salt));
+  };
   c.files["model.safetensors"] = {{"conv1.weight", tensor(0.25f)}, {"fc.bias", tensor(0.5f)}};
   c.files["optim.safetensors"] = {{"conv1.weight", tensor(0.75f)}};
   c.state_json = "{\"step\": " + std::to_string(step) + "}";

@@ -246,7 +246,7 @@ TEST_F(TrainerRun, AsksTheSystemForNoMemoryAfterTheFirstStepsOfAPhase) {
   Trainer trainer(experiment_, {.show_progress = false});
   release_cached_memory();  // of earlier tests
   const uint64_t before = memory_stats().system_allocations;
-  trainer.open(run, {});
+  trainer.open(&run, {});
   const StopRequests requests;
   EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
   const auto after = allocations_by_step(files::read_all(run.file("metrics.jsonl")));
