@@ -23,7 +23,7 @@ shift
 command -v mpirun >/dev/null || { echo "mpirun.sh: there is no mpirun: scripts/install_packages.sh" >&2 && exit 2; }
 
 # Open MPI kills all ranks soon after one was lost; the others should get to say what they know of it.
-export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-5}
+export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-2}
 # Each rank takes its share of the cores as threads, so mpirun must not tie it to one of them.
 read -ra options <<<"${MPIRUN_OPTIONS:-}"
 command=(mpirun -np "$ranks" --bind-to none "${options[@]}" "$program" "$@")
