@@ -42,14 +42,14 @@ def jemalloc():
 
 def tree_cpu_seconds(pid):
     """User and system time of a process, of its children that live, and of those that it has waited for."""
-    total, todo = 0.0, [pid]
-    while todo:
-        at = todo.pop()
+    total, pending = 0.0, [pid]
+    while pending:
+        at = pending.pop()
         try:
             with open(f"/proc/{at}/stat") as file:
                 fields = file.read().rsplit(")", 1)[1].split()
             with open(f"/proc/{at}/task/{at}/children") as file:
-                todo += [int(child) for child in file.read().split()]
+                pending += [int(child) for child in file.read().split()]
         except (FileNotFoundError, ProcessLookupError):
             continue
         total += sum(int(field) for field in fields[11:15]) / TICKS
