@@ -34,6 +34,11 @@ NamedTensors tensors_at(const std::string& path) {
                         "'; allowed: a run folder, a checkpoint folder, a .safetensors file");
 }
 
+// Of a quantizer's step or its floor (visit_quantizer in layers/layer.cpp).
+bool is_of_quantizer(const std::string& name) {
+  return name.ends_with("_quant.scale") || name.ends_with("_quant.scale_floor");
+}
+
 }  // namespace
 
 std::vector<NamedParameter> parameters_of(Model& model) {
@@ -60,9 +65,13 @@ NamedTensors saved_state(Model& model) {
   return list;
 }
 
-void init_from(Model& model, const std::string& path) {
+void init_from(Model& model, const std::string& path, bool with_steps) {
   try {
-    load_state(model, tensors_at(path), true);
+    NamedTensors tensors = tensors_at(path);
+    // Steps fit the width and granularity they were chosen for.
+    if (!with_steps)
+      std::erase_if(tensors, [](const auto& entry) { return is_of_quantizer(entry.first); });
+    load_state(model, tensors, true);
   } catch (const CheckpointError& e) {
     throw CheckpointError("train.init_from: " + std::string(e.what()));
   }

@@ -18,8 +18,9 @@ std::vector<BatchNormState*> norms_of(Model& model);
 NamedTensors saved_state(Model& model);
 
 // path: a run folder (its newest checkpoint), a checkpoint folder, or a .safetensors file.
-// CheckpointError where there is no such thing or it is of another network.
-void init_from(Model& model, const std::string& path);
+// with_steps: quantizer steps too, where the file has them; they must be of the same widths and
+// granularity. CheckpointError where there is no such thing or it is of another network.
+void init_from(Model& model, const std::string& path, bool with_steps);
 
 // Chooses the steps of all quantizers from weights and from `batches` training batches; sets the
 // floor of each step to a thousandth of what was chosen. batches = 0: ConfigError where a quantizer

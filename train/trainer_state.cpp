@@ -146,7 +146,9 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
     log_->say("continuing after step " + std::to_string(state_.at.steps_done) + " of " +
               from->folder);
   } else if (!experiment_.train.init_from->empty()) {
-    by_writer(ranks_, "first weights", [&] { init_from(*model_, experiment_.train.init_from); });
+    const bool with_steps = experiment_.quant.calibration.batches == 0;
+    by_writer(ranks_, "first weights",
+              [&] { init_from(*model_, experiment_.train.init_from, with_steps); });
     log_->say("first weights from " + experiment_.train.init_from.get());
   }
   share_state(ranks_, *model_);

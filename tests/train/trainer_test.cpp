@@ -9,9 +9,11 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <thread>
 
 #include "core/device/memory.h"
+#include "core/tensor/safetensors.h"
 #include "train/network.h"
 #include "train/statistics.h"
 
@@ -278,6 +280,33 @@ TEST_F(TrainerRun, CalibrationGivesEveryQuantizerAStep) {
   for (const auto& [name, parameter] : parameters_of(*model))
     if (parameter->kind == Parameter::Kind::step) EXPECT_GT(parameter->step_floor, 0) << name;
   EXPECT_EQ(first_bad_parameter(parameters_of(*model), true), "");
+}
+
+TEST_F(TrainerRun, ANetworkOfOtherWidthsGivesItsWeightsButNotItsSteps) {
+  const auto network = [&](const std::string& quant) {
+    read("train: {batch: 16}\nquant: {weights: " + quant + "}\n");
+    const auto set = make_dataset(dataset_spec(experiment_), Split::train);
+    return std::pair(build_model(experiment_, *set),
+                     std::make_unique<Loader>(set, train_loader_spec(experiment_)));
+  };
+  const auto [eight, pictures] = network("{bits: 8}");
+  calibrate(*eight, *pictures, 1, ForwardMode::int8);
+  fs::create_directories(folder_);
+  const std::string file = (folder_ / "eight.safetensors").string();
+  write_safetensors(file, saved_state(*eight));
+
+  const auto [two, same] = network("{bits: 2, granularity: tensor}");
+  EXPECT_THROW(init_from(*two, file, true), CheckpointError);
+  init_from(*two, file, false);
+  calibrate(*two, *same, 1, ForwardMode::int8);
+  std::map<std::string, std::vector<float>> values;
+  for (const auto& [name, parameter] : parameters_of(*two))
+    values[name] = parameter->var.value().to_vector<float>();
+  const std::vector<float>& weights = values.at("layer1.0.conv1.weight");
+  double sum = 0;
+  for (const float w : weights) sum += std::abs(w);
+  const float wanted = float(2 * sum / double(weights.size()));  // / sqrt(hi = 1)
+  EXPECT_NEAR(values.at("layer1.0.conv1.weight_quant.scale")[0], wanted, 1e-5f * wanted);
 }
 
 }  // namespace
