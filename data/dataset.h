@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,10 +29,13 @@ struct DatasetSpec {
   int resize_size = 0;  // shorter side before the centre crop; 0: image_size * 8 / 7 (256 for 224)
   int64_t train_images = 4096, test_images = 1000;  // generated: how many
   OnError on_error = OnError::stop;
-  double max_bad_fraction = 0.01;          // skip: DataError when more of the set than this is bad
-  int64_t cache_bytes = int64_t{1} << 30;  // pictures are kept in memory up to this many bytes
-  int64_t max_pixels = 100'000'000;        // a larger picture is refused before it is decoded
-  int threads = 0;                         // for the work at start; 0: one per core
+  double max_bad_fraction = 0.01;  // skip: DataError when more of the set than this is bad
+  // Sets of small pictures up to this many bytes are kept in memory decoded. Not set: generated
+  // ones up to 1 GiB; folders not at all, since reading a file from the system's page cache and
+  // decoding it costs less than a hundredth of training on it.
+  std::optional<int64_t> cache_bytes = std::nullopt;
+  int64_t max_pixels = 100'000'000;  // a larger picture is refused before it is decoded
+  int threads = 0;                   // for the work at start; 0: one per core
 };
 
 struct BadSample {

@@ -299,7 +299,7 @@ class Generated : public MemoryDataset {
     for (const Outline& outline : outlines) classes_.push_back(outline.name);
     labels_.resize(size_t(count));
     for (size_t i = 0; i < labels_.size(); ++i) labels_[i] = int32_t(i % outlines.size());
-    if (count > spec.cache_bytes / int64_t(picture_bytes())) return;
+    if (count > spec.cache_bytes.value_or(int64_t{1} << 30) / int64_t(picture_bytes())) return;
     pixels_.resize(size_t(count) * picture_bytes());
     for_each_part(count, 64, spec.threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)

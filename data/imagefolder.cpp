@@ -101,7 +101,7 @@ class ImageFolder : public Dataset {
     list_files();
     check_doubtful();
     const bool small = choose_extents();
-    if (small && size() <= spec.cache_bytes / int64_t(picture_bytes())) decode_all();
+    if (small && size() <= spec.cache_bytes.value_or(0) / int64_t(picture_bytes())) decode_all();
   }
 
   int64_t size() const override { return int64_t(files_.size()); }

@@ -104,7 +104,7 @@ DatasetSpec dataset_spec(const Experiment& experiment) {
   spec.test_images = data.test_images;
   spec.on_error = on_error_from(data.on_error);
   spec.max_bad_fraction = data.max_bad_fraction;
-  spec.cache_bytes = data.cache_megabytes.get() << 20;
+  if (const auto megabytes = data.cache_megabytes.get()) spec.cache_bytes = *megabytes << 20;
   return spec;
 }
 

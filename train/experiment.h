@@ -58,8 +58,10 @@ struct DataConfig : Section {
   Key<int64_t> train_images{this, "train_images", 4096, at_least(1),
                             "generated: training pictures"};
   Key<int64_t> test_images{this, "test_images", 1000, at_least(1), "generated: test pictures"};
-  Key<int64_t> cache_megabytes{this, "cache_megabytes", 1024, at_least(0),
-                               "decoded pictures kept in memory"};
+  Key<std::optional<int64_t>> cache_megabytes{
+      this, "cache_megabytes", std::nullopt, at_least(0),
+      "sets of small pictures up to this size are kept in memory decoded; null: generated sets up "
+      "to 1024, folders none"};
   void check(ConfigProblems& problems) const override;
 };
 

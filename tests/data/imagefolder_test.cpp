@@ -29,7 +29,10 @@ void write_set(const TemporaryFolder& folder, int height = 20, int width = 20) {
 }
 
 DatasetSpec spec_of(const TemporaryFolder& folder) {
-  return {.kind = "imagefolder", .path = folder.text(), .threads = 2};
+  return {.kind = "imagefolder",
+          .path = folder.text(),
+          .cache_bytes = int64_t{1} << 30,
+          .threads = 2};
 }
 
 std::vector<uint8_t> decoded(uint32_t number, int height = 20, int width = 20) {
@@ -68,7 +71,7 @@ TEST(ImageFolder, ReadsTheSameFromMemoryAndFromFiles) {
   const TemporaryFolder folder;
   write_set(folder);
   DatasetSpec streaming = spec_of(folder);
-  streaming.cache_bytes = 0;
+  streaming.cache_bytes = std::nullopt;  // as when nothing is said
   const auto memory = make_dataset(spec_of(folder), Split::train),
              files = make_dataset(streaming, Split::train);
   fs::remove_all(folder.text() + "/train/ant");
