@@ -7,9 +7,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "core/base/error.h"
@@ -26,6 +26,7 @@ constexpr bool caching = true;
 #endif
 
 constexpr size_t cache_line = 64, huge_page = size_t{2} << 20, huge_from = size_t{4} << 20;
+constexpr size_t shared_from = size_t{1} << 20;
 
 // Classes are an eighth of a power of two apart, so that at most 12.5 % is wasted and sizes that
 // differ a little share a free list.
@@ -36,20 +37,30 @@ size_t size_class(size_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+struct Block {
+  void* start;
+  size_t bytes;
+};
+
 class Pool {
  public:
-  void* take(size_t bytes) {
+  // A free block of this class or, where there is none and it is large, of up to half as much
+  // again: what a step frees early serves what it needs late, and the process stays smaller than
+  // the sum over classes.
+  Block take(size_t bytes) {
     const std::lock_guard lock(mutex_);
-    auto& list = free_[bytes];
-    void* block = nullptr;
-    if (!list.empty()) {
-      block = list.back();
-      list.pop_back();
-      stats_.cached -= bytes;
+    const size_t most = bytes < shared_from ? bytes : bytes + bytes / 2;
+    auto list = free_.lower_bound(bytes);
+    while (list != free_.end() && list->second.empty()) ++list;
+    Block block{};
+    if (list != free_.end() && list->first <= most) {
+      block = {list->second.back(), list->first};
+      list->second.pop_back();
+      stats_.cached -= block.bytes;
     } else {
-      block = from_system(bytes);
+      block = {from_system(bytes), bytes};
     }
-    stats_.in_use += bytes;
+    stats_.in_use += block.bytes;
     stats_.peak = stats_.peak > stats_.in_use ? stats_.peak : stats_.in_use;
     return block;
   }
@@ -103,7 +114,7 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<void*>> free_;
+  std::map<size_t, std::vector<void*>> free_;  // by class
   MemoryStats stats_;
 };
 
@@ -117,8 +128,8 @@ Pool& pool() {
 
 std::shared_ptr<void> allocate(size_t bytes) {
   if (current_stream().on_gpu) return allocate_on_gpu(bytes, current_stream());
-  const size_t rounded = size_class(bytes);
-  return {pool().take(rounded), [rounded](void* block) { pool().give_back(block, rounded); }};
+  const Block block = pool().take(size_class(bytes));
+  return {block.start, [size = block.bytes](void* start) { pool().give_back(start, size); }};
 }
 
 void set_bytes(void* to, int value, size_t bytes) {

@@ -65,6 +65,23 @@ TEST(Memory, WastesAtMostAnEighth) {
   }
 }
 
+TEST(Memory, LargeBlocksServeSizesAThirdSmaller) {
+  if (!caching) GTEST_SKIP() << "nothing is cached under AddressSanitizer";
+  release_cached_memory();
+  { const auto block = allocate(size_t{12} << 20); }
+  const uint64_t before = memory_stats().system_allocations;
+  {
+    const auto fits = allocate(size_t{8} << 20);
+    EXPECT_EQ(memory_stats().system_allocations, before);
+    EXPECT_EQ(memory_stats().cached, 0u);
+    const auto other = allocate(size_t{7} << 20);  // nothing is left
+    EXPECT_EQ(memory_stats().system_allocations, before + 1);
+  }
+  EXPECT_EQ(memory_stats().cached, size_t{19} << 20);  // both came back as what they are
+  const auto too_small = allocate(size_t{4} << 20);
+  EXPECT_EQ(memory_stats().system_allocations, before + 2);
+}
+
 TEST(Memory, ReleasesWhatItCached) {
   { const auto block = allocate(1 << 20); }
   release_cached_memory();
