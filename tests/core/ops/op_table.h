@@ -133,7 +133,7 @@ inline OpCase batch_norm_case(int64_t h, int64_t w, int64_t channels, bool train
 }
 
 inline OpCase unary_case(const std::string& name, const Shape& one, Var (*op)(const Var&),
-                         double (*wanted)(double)) {
+                         double (*wanted)(double), double tolerance = 0) {
   OpCase c;
   c.name = name + "_" + std::to_string(one.elements());
   c.inputs = [=](int64_t n) -> Inputs {
@@ -147,7 +147,7 @@ inline OpCase unary_case(const std::string& name, const Shape& one, Var (*op)(co
     for (double& v : y) v = wanted(v);
     return y;
   };
-  c.tolerance = 0;
+  c.tolerance = tolerance;
   c.gradient.tolerance = 1e-4;
   return c;
 }
