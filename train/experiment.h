@@ -18,7 +18,7 @@ struct ModelConfig : Section {
   Key<std::string> name{this, "name", "resnet18", one_of_names(ModelRegistry::names), "network"};
   Key<std::string> stem{
       this, "stem", "cifar", one_of("cifar", "imagenet"),
-      "first layers of resnet18 and resnet34: 3x3 at full size, or 7x7 stride 2 and a max pool"};
+      "first layers of resnet18, 34 and 50: 3x3 at full size, or 7x7 stride 2 and a max pool"};
   Key<std::vector<int>> hidden{
       this, "hidden", {256}, at_least(1), "widths of the hidden layers of mlp"};
 };

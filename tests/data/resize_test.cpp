@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "tests/data/files.h"
+#include "tests/support/places.h"
 
 namespace qt {
 namespace {
@@ -25,7 +26,7 @@ Image golden_input(int height, int width) {
 }
 
 TEST(Resize, EqualsPillowByteForByte) {
-  const std::string golden = test::read_bytes(QATTRAIN_SOURCE_DIR "/tests/golden/resize.bin");
+  const std::string golden = test::read_bytes(source_folder() + "/tests/golden/resize.bin");
   ASSERT_FALSE(golden.empty());
   int records = 0;
   for (size_t at = 0; at < golden.size(); ++records) {

@@ -164,6 +164,8 @@ INSTANTIATE_TEST_SUITE_P(
         Frozen{"resnet20", 8, 8, ResidualPolicy::both, ForwardMode::int8},
         Frozen{"resnet20", 3, 3, ResidualPolicy::both, ForwardMode::exact_float},
         Frozen{"resnet18", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
+        Frozen{"resnet50", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
+        Frozen{"resnet50", 4, 4, ResidualPolicy::both, ForwardMode::int8, true},
         Frozen{"mlp", 8, 8, ResidualPolicy::identity, ForwardMode::int8},
         Frozen{"resnet20", 8, 8, ResidualPolicy::identity, ForwardMode::int8, true},
         Frozen{"resnet20", 2, 2, ResidualPolicy::both, ForwardMode::int8, true},

@@ -16,12 +16,14 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/places.h"
+
 namespace qt::program {
 
 namespace fs = std::filesystem;
 
 inline std::string source(const std::string& path) {
-  return std::string(QATTRAIN_SOURCE_DIR) + "/" + path;
+  return source_folder() + "/" + path;
 }
 
 inline std::string read(const fs::path& path) {
@@ -76,7 +78,7 @@ class ProgramTest : public ::testing::Test {
   // Starts the program; limits: shell commands before it ("ulimit -f 8").
   pid_t start(const std::vector<std::string>& arguments, const std::string& limits = "") const {
     std::string command = limits.empty() ? "exec " : limits + "; exec ";
-    command += quoted(QATTRAIN_BINARY);
+    command += quoted(program_path());
     for (const std::string& argument : arguments) command += " " + quoted(argument);
     command += " >" + quoted(path("output.txt")) + " 2>&1";
     const pid_t process = fork();

@@ -16,7 +16,7 @@ class RanksMpi : public ProgramTest {
     setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
     setenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1", 1);
     setenv("MPIRUN_OPTIONS", "--oversubscribe", 1);
-    setenv("QATTRAIN", QATTRAIN_BINARY, 1);
+    setenv("QATTRAIN", program_path().c_str(), 1);
   }
 
   // 4 steps in float, 4 in QAT; 41 test pictures do not divide among ranks.

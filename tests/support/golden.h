@@ -4,13 +4,14 @@
 #include <string>
 
 #include "core/tensor/safetensors.h"
+#include "tests/support/places.h"
 
 namespace qt {
 
 class Golden {
  public:
   explicit Golden(const std::string& name)
-      : file_(read_safetensors(std::string(QATTRAIN_SOURCE_DIR) + "/tests/golden/" + name)) {}
+      : file_(read_safetensors(source_folder() + "/tests/golden/" + name)) {}
   // Throws where the file has no such tensor.
   const Tensor& operator[](const std::string& name) const {
     const Tensor* t = file_.find(name);

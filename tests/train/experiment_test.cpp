@@ -9,6 +9,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "tests/support/places.h"
 #include "train/trainer.h"
 
 namespace qt {
@@ -38,7 +39,7 @@ class MemorySet : public MemoryDataset {
 std::vector<fs::path> shipped() {
   std::vector<fs::path> list;
   for (const auto& entry :
-       fs::recursive_directory_iterator(fs::path(QATTRAIN_SOURCE_DIR) / "configs"))
+       fs::recursive_directory_iterator(fs::path(source_folder()) / "configs"))
     if (entry.path().extension() == ".yaml") list.push_back(entry.path());
   return list;
 }
@@ -74,7 +75,7 @@ TEST_F(Configs, EveryShippedFileOpensWithItsSchemaAndSaysWhatItIs) {
 }
 
 TEST_F(Configs, TheShippedSchemaIsThatOfTheKeys) {
-  std::ifstream in(fs::path(QATTRAIN_SOURCE_DIR) / "configs" / "schema.json");
+  std::ifstream in(fs::path(source_folder()) / "configs" / "schema.json");
   std::stringstream text;
   text << in.rdbuf();
   std::string made = json_schema(Experiment(), "qattrain experiment");
@@ -83,7 +84,7 @@ TEST_F(Configs, TheShippedSchemaIsThatOfTheKeys) {
 }
 
 TEST_F(Configs, TheQuantizedNetsHaveTheBudgetOfTheFloatNet) {
-  const std::string folder = std::string(QATTRAIN_SOURCE_DIR) + "/configs/";
+  const std::string folder = source_folder() + "/configs/";
   Experiment reference;
   load_config(reference, folder + "cifar10_resnet20_float.yaml");
   for (const char* name : {"w8a8", "w4a4", "w3a3", "w2a2"}) {

@@ -14,6 +14,9 @@
 
 #include "core/device/memory.h"
 #include "core/tensor/safetensors.h"
+#include "deploy/compare.h"
+#include "deploy/engine.h"
+#include "deploy/model_file.h"
 #include "train/network.h"
 #include "train/statistics.h"
 
@@ -207,6 +210,35 @@ TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
   const LoadedCheckpoint last = load_checkpoint(run.checkpoints() + "/step-00000008");
   const TrainState state = state_from_json(last.content.state_json, last.folder);
   EXPECT_EQ(state.at.phase, 2);
+}
+
+// On pictures of 32 pixels, the last stage being one pixel. What was trained is the program: its
+// engines agree in every layer.
+TEST_F(TrainerRun, TrainsAResNet50AndExportsItsProgram) {
+  read(
+      "train: {batch: 8, float: {epochs: 0}, qat: {epochs: 1, lr: 0.001}}\n"
+      "quant: {calibration: {batches: 1}}\nlog: {histograms_every: 0}\n");
+  experiment_.model.name.set("resnet50");
+  experiment_.model.stem.set("imagenet");
+  experiment_.data.image_size.set(32);
+  experiment_.data.train_images.set(32);
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.show_progress = false});
+  trainer.open(&run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  EXPECT_EQ(trainer.steps_done(), 4);
+  const Program program = load_program(run.file("export/model.qat"));
+  const auto set = make_dataset(dataset_spec(experiment_), Split::test);
+  Tensor images = Tensor::empty({3, 32, 32, 3}, DType::u8);
+  for (int64_t i = 0; i < 3; ++i) set->read(i, images.data<uint8_t>() + i * 32 * 32 * 3);
+  const EngineResult wanted = make_engine("reference")->run(program, images, {.keep_codes = true});
+  EXPECT_EQ(wanted.codes.size(), program.instructions.size() - 1);
+  for (const CodePath path : {CodePath::integer, CodePath::exact_float}) {
+    const CodeDifference difference = compare_codes(
+        wanted, make_engine("onednn")->run(program, images, {.path = path, .keep_codes = true}));
+    EXPECT_TRUE(difference.equal) << difference.text();
+  }
 }
 
 TEST_F(TrainerRun, LowersTheLossOfAFewPicturesItSeesAgain) {
