@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "core/kernel/launch.h"
+#include "core/tensor/transfer.h"
 #include "quant/norm_act_kernels.h"
 #include "quant/rules.h"
 
@@ -68,8 +69,8 @@ struct Reciprocal {
   QT_HD float operator()(float step) const { return 1.0f / step; }
 };
 
-// Sums -> dgamma, dbeta, slope, k1, k2. g and gy are of this rank, all_g and all_gy of whoever
-// shares the statistics.
+// Sums -> dgamma, dbeta, slope, k1, k2. g and gy are what this rank brings to the gradients of
+// gamma and beta, all_g and all_gy are of whoever shares the statistics.
 struct FinishReduction {
   float rows;
   bool batch_statistics;
@@ -85,17 +86,28 @@ struct StepTerm {
   QT_HD Values<1> operator()(float sum, float step) const { return {{sum / step * factor}}; }
 };
 
-// Mean and biased variance of all ranks' rows from those of each (Chan, Golub & LeVeque 1983),
-// merged in double in the order of ranks: the same bits on all of them. Returns the rows.
-int64_t merge_ranks(Communicator& ranks, const std::string& name, int64_t rows, Tensor& mean,
-                    Tensor& var) {
-  const size_t channels = size_t(mean.elements()), record = 1 + 2 * channels;
-  std::vector<double> mine(record), all(record * size_t(ranks.world()));
-  mine[0] = double(rows);
-  for (size_t c = 0; c < channels; ++c) {
-    mine[1 + c] = double(std::as_const(mean).data<float>()[c]);
-    mine[1 + channels + c] = double(std::as_const(var).data<float>()[c]) * double(rows);
-  }
+Tensor rounded(const Shape& shape, const std::vector<double>& values) {
+  const auto in_host_memory = [&] {
+    const UseStream host(Stream{});
+    return Tensor::of<float>(shape, {values.begin(), values.end()});
+  };
+  return here(in_host_memory());
+}
+
+// Mean and biased variance over all ranks' rows.
+struct Moments {
+  int64_t rows;
+  Tensor mean, var;
+};
+// From each rank's f64 means and squared deviations [2, C], merged in the order of ranks (Chan,
+// Golub & LeVeque 1983) and rounded once: the bits that one rank with all the rows would have, as
+// long as each rank's rows are whole chunks.
+Moments merge_ranks(Communicator& ranks, const std::string& name, int64_t rows,
+                    const Tensor& moments) {
+  const size_t channels = size_t(moments.channels()), record = 1 + 2 * channels;
+  std::vector<double> mine = on_host(moments).to_vector<double>(),
+                      all(record * size_t(ranks.world()));
+  mine.insert(mine.begin(), double(rows));
   ranks.gather(mine.data(), record * sizeof(double), all.data(), "the statistics of " + name);
   std::vector<double> m(channels, 0.0), m2(channels, 0.0);
   double before = 0;
@@ -111,22 +123,15 @@ int64_t merge_ranks(Communicator& ranks, const std::string& name, int64_t rows, 
     }
     before += n;
   }
-  for (size_t c = 0; c < channels; ++c) {
-    mean.data<float>()[c] = float(m[c]);
-    var.data<float>()[c] = float(m2[c] / before);
-  }
-  return int64_t(before);
+  for (double& squares : m2) squares /= before;
+  const Shape shape{moments.channels()};
+  return {int64_t(before), rounded(shape, m), rounded(shape, m2)};
 }
 
-// The first two of the sums [3, C], over all ranks.
+// The sums [3, C] over all ranks, from f64 and rounded once.
 Tensor shared_sums(Communicator& ranks, const std::string& name, const Tensor& sums) {
-  const size_t count = 2 * size_t(sums.channels());
-  const float* const mine = sums.data<float>();
-  const std::vector<double> totals =
-      summed(ranks, {mine, mine + count}, "the gradient sums of " + name);
-  Tensor all = Tensor::empty({2, sums.channels()}, DType::f32);
-  for (size_t i = 0; i < count; ++i) all.data<float>()[i] = float(totals[i]);
-  return all;
+  return rounded(sums.shape(),
+                 summed(ranks, on_host(sums).to_vector<double>(), "the gradient sums of " + name));
 }
 
 ChannelConstants from_batch(const NormAct& args, const Tensor& y, const Tensor& scale,
@@ -137,9 +142,16 @@ ChannelConstants from_batch(const NormAct& args, const Tensor& y, const Tensor& 
   const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
   ChannelConstants k{vector(), vector(), vector(), vector(), vector(), true, rows, ranks};
   Tensor var = vector(), running_mean = vector(), running_var = vector();
-  column_moments(current_stream(), rows, channels, y.data<float>(), k.mean.data<float>(),
-                 var.data<float>());
-  if (ranks) k.rows = rows = merge_ranks(*ranks, args.name, rows, k.mean, var);
+  if (ranks) {
+    Tensor moments = Tensor::empty({2, channels}, DType::f64);
+    column_moments(current_stream(), rows, channels, y.data<float>(), moments.data<double>(),
+                   moments.data<double>() + channels);
+    const Moments all = merge_ranks(*ranks, args.name, rows, moments);
+    k.rows = rows = all.rows, k.mean = all.mean, var = all.var;
+  } else {
+    column_moments(current_stream(), rows, channels, y.data<float>(), k.mean.data<float>(),
+                   var.data<float>());
+  }
   QT_CHECK(rows > 1, args.name +
                          ": batch statistics need more than one value per channel, got shape " +
                          y.shape().text());
@@ -202,9 +214,12 @@ Tensor residual_factor(const Tensor& residual, const Tensor& step) {
 Tensor finish_reduction(const NormAct& args, const ChannelConstants& k, const Tensor& sums,
                         const Var& step, float step_factor) {
   const int64_t channels = sums.channels();
-  const float* const s = sums.data<float>();
   const Tensor shared = k.ranks ? shared_sums(*k.ranks, args.name, sums) : sums;
-  const float* const all = shared.data<float>();
+  // Sums that are of all ranks already: one rank brings them to the sum of gradients, whole, and
+  // the others nothing. So they are rounded as those of a single rank.
+  const Tensor brought =
+      k.ranks && !k.ranks->writes() ? Tensor::zeros(sums.shape(), DType::f32) : shared;
+  const float *const all = shared.data<float>(), *const s = brought.data<float>();
   const Tensor unit = step.defined() ? step.value() : one();
   Tensor dgamma = Tensor::empty({channels}, DType::f32),
          dbeta = Tensor::empty({channels}, DType::f32);

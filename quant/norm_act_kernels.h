@@ -96,8 +96,9 @@ ChannelConstants channel_constants(const NormAct& args, const Tensor& step, cons
 // quant/norm_act.cpp: r as a tensor [1]; undefined where there is no residual.
 Tensor residual_factor(const Tensor& residual, const Tensor& step);
 
-// quant/norm_act.cpp: from the three sums [3, C]: gradients of gamma, beta and step added to their
-// Vars, and the apply pass's constants slope, k1, k2 as rows of [3, C].
+// quant/norm_act.cpp: from the three sums [3, C], f64 where ranks share them: gradients of gamma,
+// beta and step added to their Vars, and the apply pass's constants slope, k1, k2 as rows of [3,
+// C].
 Tensor finish_reduction(const NormAct& args, const ChannelConstants& constants, const Tensor& sums,
                         const Var& step, float step_factor);
 
@@ -130,10 +131,16 @@ void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
         per_channel(k.b.data<float>()), per_channel(k.m.data<float>()),
         per_channel(k.mean.data<float>()), scalar(unit.data<float>()));
   };
-  Tensor sums = Tensor::empty({3, channels}, DType::f32);
+  Tensor sums = Tensor::empty({3, channels}, k.ranks ? DType::f64 : DType::f32);
   operands([&](auto... o) {
-    sum_columns<3>(current_stream(), rows, channels, ReduceGradient<Rule>{to.rule},
-                   sums.data<float>(), o..., residual...);
+    const auto reduce = [&](auto* to_sums) {
+      sum_columns<3>(current_stream(), rows, channels, ReduceGradient<Rule>{to.rule}, to_sums, o...,
+                     residual...);
+    };
+    if (k.ranks)
+      reduce(sums.data<double>());
+    else
+      reduce(sums.data<float>());
   });
   const float factor = Rule::codes ? 1.0f / sqrtf(to.step_count * to.rule.hi) : 0.0f;
   const Tensor apply = finish_reduction(args, k, sums, to.step, factor);

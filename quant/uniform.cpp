@@ -2,6 +2,7 @@
 // UniformCode.
 #include "quant/uniform.h"
 
+#include <cstring>
 #include <limits>
 
 #include "core/kernel/launch.h"
@@ -12,14 +13,20 @@
 namespace qt {
 namespace {
 
-// Over all ranks: the mean by the number of values that each has seen.
-Tensor mean_over(Communicator& ranks, const Tensor& means, int64_t values) {
-  std::vector<double> parts{double(values)};
-  for (float mean : means.to_vector<float>()) parts.push_back(double(mean) * double(values));
-  const std::vector<double> sums = summed(ranks, parts, "calibration");
-  Tensor result = Tensor::empty(means.shape(), DType::f32);
-  for (size_t i = 1; i < sums.size(); ++i) result.data<float>()[i - 1] = float(sums[i] / sums[0]);
-  return result;
+// All ranks' values, in the order of ranks: that of a batch that one rank sees whole.
+Tensor values_of_all(Communicator& ranks, const Tensor& mine) {
+  const auto values = on_host(mine).to_vector<float>();
+  const std::string bytes(reinterpret_cast<const char*>(values.data()),
+                          values.size() * sizeof(float));
+  std::string all;
+  for (const std::string& theirs : gathered(ranks, bytes, "calibration")) all += theirs;
+  std::vector<float> together(all.size() / sizeof(float));
+  std::memcpy(together.data(), all.data(), all.size());
+  const auto in_host_memory = [&] {
+    const UseStream host(Stream{});
+    return Tensor::of<float>({int64_t(together.size())}, together);
+  };
+  return here(in_host_memory());
 }
 Tensor largest_over(Communicator& ranks, const Tensor& values) {
   const auto mine = values.to_vector<float>();
@@ -237,11 +244,12 @@ Tensor UniformQuantizer::mean_magnitude(const Tensor& real) const {
   Tensor means = Tensor::empty({view.rows}, DType::f32);
   sum_rows<1>(current_stream(), view.rows, view.length, Magnitude{1.0f / float(view.length)},
               means.data<float>(), in(real.data<float>()));
-  if (steps() > 1) return ranks_ ? mean_over(*ranks_, means, view.length) : means;
+  if (steps() > 1) return means;  // of weights, which every rank has whole
+  if (ranks_ && !ranks_->alone()) means = values_of_all(*ranks_, means);
   Tensor mean = Tensor::empty({1}, DType::f32);
-  sum_rows<1>(current_stream(), 1, view.rows, Magnitude{1.0f / float(view.rows)},
+  sum_rows<1>(current_stream(), 1, means.elements(), Magnitude{1.0f / float(means.elements())},
               mean.data<float>(), in(std::as_const(means).data<float>()));
-  return ranks_ ? mean_over(*ranks_, mean, real.elements()) : mean;
+  return mean;
 }
 
 Tensor UniformQuantizer::largest_magnitude(const Tensor& real) const {

@@ -119,13 +119,14 @@ __global__ void __launch_bounds__(tile_columns* row_lanes)
           tile[k * row_lanes * tile_columns + x];
 }
 
-static __global__ void __launch_bounds__(block_threads)
-    merge_kernel(int64_t chunks, int64_t columns, const float* partial, float* sums) {
+template <class Sum>
+__global__ void __launch_bounds__(block_threads)
+    merge_kernel(int64_t chunks, int64_t columns, const float* partial, Sum* sums) {
   const int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (j >= columns) return;
   double total = 0;
   for (int64_t i = 0; i < chunks; ++i) total += double(partial[i * columns + j]);
-  sums[j] = float(total);
+  sums[j] = Sum(total);
 }
 
 template <int K, class F, class... Operands>
@@ -138,13 +139,13 @@ void launch_chunks(Stream stream, int64_t rows, int64_t channels, F f, float* pa
   check_launch("sum_columns");
 }
 
-template <int K, class F, class... Operands>
+template <int K, class F, class Sum, class... Operands>
 void device_sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* partial,
-                        float* sums, Operands... operands) {
+                        Sum* sums, Operands... operands) {
   launch_chunks<K>(stream, rows, channels, f, partial, K * channels, operands...);
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
-  launch(merge_kernel, unsigned((K * channels + block_threads - 1) / block_threads), block_threads,
-         0, handle(stream), chunks, K * channels, partial, sums);
+  launch(merge_kernel<Sum>, unsigned((K * channels + block_threads - 1) / block_threads),
+         block_threads, 0, handle(stream), chunks, K * channels, partial, sums);
   check_launch("merge_chunks");
 }
 
@@ -177,9 +178,9 @@ static __global__ void __launch_bounds__(tile_columns* row_lanes)
   if (y == 0 && c < channels) target[channels + c] = tile[x];
 }
 
-static __global__ void __launch_bounds__(block_threads)
-    merge_moments_kernel(int64_t rows, int64_t channels, const float* partial, float* mean,
-                         float* var) {
+template <class T>
+__global__ void __launch_bounds__(block_threads)
+    merge_moments_kernel(int64_t rows, int64_t channels, const float* partial, T* mean, T* spread) {
   const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (c >= channels) return;
   double m = 0, m2 = 0;
@@ -190,12 +191,12 @@ static __global__ void __launch_bounds__(block_threads)
     m += delta * share;
     m2 += double(partial[channels + c]) + delta * delta * weight;
   }
-  mean[c] = float(m);
-  var[c] = float(m2 / double(rows));
+  store_moments(m, m2, rows, mean + c, spread + c);
 }
 
-inline void device_column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
-                                  float* partial, float* mean, float* var) {
+template <class T>
+void device_column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
+                           float* partial, T* mean, T* spread) {
   const unsigned chunks = unsigned((rows + chunk_rows - 1) / chunk_rows);
   const unsigned blocks = unsigned((channels + block_threads - 1) / block_threads);
   launch_chunks<1>(stream, rows, channels, Identity{}, partial, 2 * channels, in(x));
@@ -206,8 +207,8 @@ inline void device_column_moments(Stream stream, int64_t rows, int64_t channels,
          dim3(unsigned((channels + tile_columns - 1) / tile_columns), chunks),
          dim3(tile_columns, row_lanes), 0, handle(stream), rows, channels, x, partial);
   check_launch("chunk_deviation");
-  launch(merge_moments_kernel, blocks, block_threads, 0, handle(stream), rows, channels, partial,
-         mean, var);
+  launch(merge_moments_kernel<T>, blocks, block_threads, 0, handle(stream), rows, channels, partial,
+         mean, spread);
   check_launch("merge_moments");
 }
 

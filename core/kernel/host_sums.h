@@ -93,16 +93,16 @@ void sum_wide_chunk(int64_t first, int64_t end, int64_t channels, F f, const Vie
 }
 
 // partial [chunks][K][channels] -> sums [K][channels], added in double from first to last.
-inline void merge_chunks(int64_t chunks, int64_t columns, const float* partial, float* sums) {
+template <class Sum>
+void merge_chunks(int64_t chunks, int64_t columns, const float* partial, Sum* sums) {
   std::vector<double> total(size_t(columns), 0.0);
   for (int64_t i = 0; i < chunks; ++i)
     for (int64_t j = 0; j < columns; ++j) total[size_t(j)] += double(partial[i * columns + j]);
-  for (int64_t j = 0; j < columns; ++j) sums[j] = float(total[size_t(j)]);
+  for (int64_t j = 0; j < columns; ++j) sums[j] = Sum(total[size_t(j)]);
 }
 
 template <int K, class F, class... Operands>
-void host_sum_columns(int64_t rows, int64_t channels, F f, float* partial, float* sums,
-                      Operands... operands) {
+void sum_chunks(int64_t rows, int64_t channels, F f, float* partial, Operands... operands) {
   static_assert((Foldable<Operands>::value && ...),
                 "sum_columns takes elements, per-channel values and scalars");
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
@@ -121,7 +121,13 @@ void host_sum_columns(int64_t rows, int64_t channels, F f, float* partial, float
         sum_wide_chunk<K>(first, end, channels, f, views, target);
     }
   }
-  merge_chunks(chunks, K * channels, partial, sums);
+}
+
+template <int K, class F, class Sum, class... Operands>
+void host_sum_columns(int64_t rows, int64_t channels, F f, float* partial, Sum* sums,
+                      Operands... operands) {
+  sum_chunks<K>(rows, channels, f, partial, operands...);
+  merge_chunks((rows + chunk_rows - 1) / chunk_rows, K * channels, partial, sums);
 }
 
 struct Identity {
@@ -134,9 +140,21 @@ struct SquaredDeviation {
   }
 };
 
+// What becomes of merged moments: mean and variance in f32, or mean and squared deviations as they
+// are.
+QT_HD inline void store_moments(double mean, double m2, int64_t rows, float* to_mean,
+                                float* to_var) {
+  *to_mean = float(mean);
+  *to_var = float(m2 / double(rows));
+}
+QT_HD inline void store_moments(double mean, double m2, int64_t, double* to_mean, double* to_m2) {
+  *to_mean = mean;
+  *to_m2 = m2;
+}
+
 // partial [chunks][mean, M2][channels]; the last chunk may have fewer rows.
-inline void merge_moments(int64_t rows, int64_t channels, const float* partial, float* mean,
-                          float* var) {
+template <class T>
+void merge_moments(int64_t rows, int64_t channels, const float* partial, T* mean, T* spread) {
   std::vector<double> m(size_t(channels), 0.0), m2(size_t(channels), 0.0);
   for (int64_t first = 0; first < rows; first += chunk_rows, partial += 2 * channels) {
     const double n = double(std::min(chunk_rows, rows - first)), total = double(first) + n;
@@ -147,10 +165,8 @@ inline void merge_moments(int64_t rows, int64_t channels, const float* partial, 
       m2[size_t(c)] += double(partial[channels + c]) + delta * delta * weight;
     }
   }
-  for (int64_t c = 0; c < channels; ++c) {
-    mean[c] = float(m[size_t(c)]);
-    var[c] = float(m2[size_t(c)] / double(rows));
-  }
+  for (int64_t c = 0; c < channels; ++c)
+    store_moments(m[size_t(c)], m2[size_t(c)], rows, mean + c, spread + c);
 }
 
 template <class F, class... Operands>
@@ -164,8 +180,9 @@ void chunk_sum(int64_t first, int64_t end, int64_t channels, F f, float* target,
     sum_wide_chunk<1>(first, end, channels, f, views, target);
 }
 
-inline void host_column_moments(int64_t rows, int64_t channels, const float* x, float* partial,
-                                float* mean, float* var) {
+template <class T>
+void host_column_moments(int64_t rows, int64_t channels, const float* x, float* partial, T* mean,
+                         T* spread) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
 #pragma omp parallel for schedule(static) if (rows * channels >= serial_below)
   for (int64_t i = 0; i < chunks; ++i) {
@@ -176,7 +193,7 @@ inline void host_column_moments(int64_t rows, int64_t channels, const float* x, 
     chunk_sum(first, end, channels, SquaredDeviation{}, target + channels, in(x),
               per_channel(target));
   }
-  merge_moments(rows, channels, partial, mean, var);
+  merge_moments(rows, channels, partial, mean, spread);
 }
 
 // lanes [column_lanes] -> one number, as warp shuffles and a last warp would: strides 16 .. 1

@@ -40,10 +40,10 @@ void map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operand
   kernel::host_map(rows, channels, f, operands...);
 }
 
-// sums: f32 [K, channels]. Chunks of chunk_rows rows, partial sums in f32, merged in double from
-// first to last.
-template <int K, class F, class... Operands>
-void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
+// sums: f32 [K, channels]; or f64, for whoever adds them to other ranks'. Chunks of chunk_rows
+// rows, partial sums in f32, merged in double from first to last.
+template <int K, class F, class Sum, class... Operands>
+void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, Sum* sums,
                  Operands... operands) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, K, channels}, DType::f32);
@@ -80,18 +80,21 @@ void max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
 }
 
 // mean, var: f32 [channels]; var is biased (divided by rows). Per chunk the mean, then the squared
-// deviations from it; chunks are merged in double (Chan, Golub & LeVeque 1983).
-inline void column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
-                           float* mean, float* var) {
+// deviations from it; chunks are merged in double (Chan, Golub & LeVeque 1983). In f64 nothing is
+// rounded afterwards, and in the place of the variance stands the sum of squared deviations: what
+// is merged with other ranks' moments.
+template <class T>
+void column_moments(Stream stream, int64_t rows, int64_t channels, const float* x, T* mean,
+                    T* spread) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, 2, channels}, DType::f32);
 #ifdef QT_DEVICE_CODE
   if (stream.on_gpu)
     return kernel::device_column_moments(stream, rows, channels, x, partial.data<float>(), mean,
-                                         var);
+                                         spread);
 #endif
   (void)stream;
-  kernel::host_column_moments(rows, channels, x, partial.data<float>(), mean, var);
+  kernel::host_column_moments(rows, channels, x, partial.data<float>(), mean, spread);
 }
 
 // For each output pixel and channel: state = f.start(); state = f(state, x, tap) over the window's

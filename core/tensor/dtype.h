@@ -12,7 +12,9 @@
 
 namespace qt {
 
-enum class DType : uint8_t { f32, bf16, i32, i64, i8, u8 };
+// f64 is for sums on their way from one rank to another; no operation takes it and no file holds
+// it.
+enum class DType : uint8_t { f32, bf16, i32, i64, i8, u8, f64 };
 
 // bfloat16: the upper half of a float. Conversion from float rounds to nearest, ties to even; NaN
 // stays NaN.
@@ -39,7 +41,8 @@ constexpr size_t size_of(DType type) {
     case DType::f32:
     case DType::i32: return 4;
     case DType::bf16: return 2;
-    case DType::i64: return 8;
+    case DType::i64:
+    case DType::f64: return 8;
     default: return 1;
   }
 }
@@ -51,6 +54,7 @@ constexpr const char* name_of(DType type) {
     case DType::i32: return "i32";
     case DType::i64: return "i64";
     case DType::i8: return "i8";
+    case DType::f64: return "f64";
     default: return "u8";
   }
 }
@@ -60,6 +64,10 @@ struct DTypeOf;
 template <>
 struct DTypeOf<float> {
   static constexpr DType value = DType::f32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType value = DType::f64;
 };
 template <>
 struct DTypeOf<BFloat16> {

@@ -30,9 +30,10 @@ constexpr std::array<TypeName, 6> type_names{{{DType::f32, "F32"},
                                               {DType::u8, "U8"}}};
 
 const char* format_name(DType type) {
-  return std::find_if(type_names.begin(), type_names.end(),
-                      [&](const TypeName& t) { return t.type == type; })
-      ->name;
+  const auto* const found = std::find_if(type_names.begin(), type_names.end(),
+                                         [&](const TypeName& t) { return t.type == type; });
+  QT_CHECK(found != type_names.end(), std::string("no file holds ") + name_of(type));
+  return found->name;
 }
 
 std::string in_quotes(const std::string& name) {

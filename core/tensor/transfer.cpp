@@ -19,4 +19,12 @@ Tensor to_host(const Tensor& x, Stream stream) {
   return x.has_scale() ? t.with_scale(to_host(x.step(), stream), x.lo(), x.hi()) : t;
 }
 
+Tensor here(const Tensor& x) {
+  return current_stream().on_gpu && x.defined() ? to_gpu(x, current_stream()) : x;
+}
+
+Tensor on_host(const Tensor& x) {
+  return current_stream().on_gpu && x.defined() ? to_host(x, current_stream()) : x;
+}
+
 }  // namespace qt

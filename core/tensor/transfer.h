@@ -13,4 +13,9 @@ namespace qt {
 Tensor to_gpu(const Tensor& x, Stream stream);
 Tensor to_host(const Tensor& x, Stream stream);
 
+// x of the host's memory, where current_stream() works; and x of where current_stream() works, in
+// the host's memory. On the CPU both are x itself.
+Tensor here(const Tensor& x);
+Tensor on_host(const Tensor& x);
+
 }  // namespace qt

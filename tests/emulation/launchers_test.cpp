@@ -128,6 +128,12 @@ TEST_F(Launchers, SumColumns) {
                          sum_columns<3>(stream, rows, channels, ThreeSums{}, y[0].data<float>(),
                                         in(x[0].data<float>()), per_channel(x[1].data<float>()));
                        });
+    expect_same_on_gpu({numbers({rows, channels}, 1), numbers({channels}, 2)},
+                       {unwritten({3, channels}, DType::f64)},
+                       [=](Stream stream, const Tensors& x, Tensors y) {
+                         sum_columns<3>(stream, rows, channels, ThreeSums{}, y[0].data<double>(),
+                                        in(x[0].data<float>()), per_channel(x[1].data<float>()));
+                       });
   });
 }
 
@@ -168,6 +174,12 @@ TEST_F(Launchers, ColumnMoments) {
                        [=](Stream stream, const Tensors& x, Tensors y) {
                          column_moments(stream, rows, channels, x[0].data<float>(),
                                         y[0].data<float>(), y[1].data<float>());
+                       });
+    expect_same_on_gpu({numbers({rows, channels}, 1, 3)}, {unwritten({2, channels}, DType::f64)},
+                       [=](Stream stream, const Tensors& x, Tensors y) {
+                         double* const moments = y[0].data<double>();
+                         column_moments(stream, rows, channels, x[0].data<float>(), moments,
+                                        moments + channels);
                        });
   });
 }

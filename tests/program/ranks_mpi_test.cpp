@@ -122,6 +122,29 @@ TEST_F(RanksMpi, SynchronizedRanksTrainLikeOneProcess) {
   }
 }
 
+// Whole chunks of rows on each rank: the first quantized step has the codes of one process, so its
+// loss differs by the order in which pictures' losses are added. The second comes after gradients
+// of weights that were added in another order.
+TEST_F(RanksMpi, SynchronizedRanksTakeTheFirstQuantizedStepOfOneProcess) {
+  const auto losses_of = [&](int ranks) {
+    const std::string name = "r" + std::to_string(ranks);
+    const Result result =
+        run_on(ranks, small({"--limit-train-batches=2", "train.batch=32", "data.train_images=64",
+                             "train.float.epochs=0", "distributed.sync_batchnorm=true"},
+                            name));
+    EXPECT_EQ(result.code, 0) << result.output;
+    return losses(name);
+  };
+  const std::vector<double> alone = losses_of(1);
+  ASSERT_EQ(alone.size(), 2u);
+  for (int ranks : {2, 4}) {
+    const std::vector<double> together = losses_of(ranks);
+    ASSERT_EQ(together.size(), alone.size());
+    EXPECT_NEAR(together[0], alone[0], 1e-6) << ranks;
+    EXPECT_NEAR(together[1], alone[1], 1e-2) << ranks;
+  }
+}
+
 TEST_F(RanksMpi, ShardedEvaluationSeesEveryPictureOnce) {
   const Result trained = run_on(3, small());
   ASSERT_EQ(trained.code, 0) << trained.output;
@@ -172,7 +195,7 @@ TEST_F(RanksMpi, SignalsStopAllRanksAtOneStep) {
   resumed.push_back("--resume=auto");
   ASSERT_EQ(run_on(2, small(longer, "whole")).code, 0);
   size_t lines = 2;
-  for (int signal : {SIGUSR2, SIGTERM}) {
+  for (int signal : {SIGUSR1, SIGUSR2, SIGTERM}) {
     const pid_t process = start_on(2, small(resumed));
     wait_for_lines(process, lines);
     kill(process, signal);

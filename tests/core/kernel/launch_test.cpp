@@ -167,6 +167,23 @@ TEST(SumColumns, AddsInTheDocumentedOrder) {
   });
 }
 
+// Sums of parts, in f64, are the sums of the whole to the last bit where parts are whole chunks.
+TEST(SumColumns, OfPartsAddUpToTheWhole) {
+  const int64_t rows = 1000, channels = 70, first = 5 * chunk_rows;
+  const Tensor x = floats({rows, channels}, 1, 3), m = floats({channels}, 2);
+  std::vector<double> total(size_t(3 * channels), 0.0);
+  for (const auto& [begin, end] : {std::pair{int64_t{0}, first}, std::pair{first, rows}}) {
+    Tensor sums = Tensor::empty({3, channels}, DType::f64);
+    sum_columns<3>(current_stream(), end - begin, channels, ThreeSums{}, sums.data<double>(),
+                   in(x.data<float>() + begin * channels), per_channel(m.data<float>()));
+    for (size_t i = 0; i < total.size(); ++i) total[i] += std::as_const(sums).data<double>()[i];
+  }
+  Tensor whole = unwritten({3, channels});
+  sum_columns<3>(current_stream(), rows, channels, ThreeSums{}, whole.data<float>(),
+                 in(x.data<float>()), per_channel(m.data<float>()));
+  expect_same(whole, {total.begin(), total.end()});
+}
+
 struct TwoRowSums {
   QT_HD Values<2> operator()(float x, float row, int32_t column) const {
     return {{x * row, x * float(column % 3)}};
@@ -261,6 +278,22 @@ TEST(ColumnMoments, AreMergedInTheDocumentedOrder) {
     plain_moments(x, wanted_mean, wanted_var);
     expect_same(mean, wanted_mean);
     expect_same(var, wanted_var);
+  });
+}
+
+TEST(ColumnMoments, InDoubleAreThoseThatAreRounded) {
+  on_all_extents_and_threads([](int64_t rows, int64_t channels) {
+    const Tensor x = floats({rows, channels}, 1, 3);
+    Tensor moments = Tensor::empty({2, channels}, DType::f64);
+    double* const m = moments.data<double>();
+    column_moments(current_stream(), rows, channels, x.data<float>(), m, m + channels);
+    Tensor mean = unwritten({channels}), var = unwritten({channels});
+    column_moments(current_stream(), rows, channels, x.data<float>(), mean.data<float>(),
+                   var.data<float>());
+    for (double* squares = m + channels; squares < m + 2 * channels; ++squares)
+      *squares /= double(rows);
+    expect_same(mean, {m, m + channels});
+    expect_same(var, {m + channels, m + 2 * channels});
   });
 }
 
