@@ -93,9 +93,10 @@ say "checks"
 scripts/check.sh || fail "scripts/check.sh"
 run_tests cpu "${long[@]}"
 
-# Files without kernels are the same in both builds, so the rooms with kernels are what there is to test.
+# Files without kernels are the same in both builds, so the rooms with kernels are what there is to test; and what
+# only this build has: cuDNN's answers about our convolutions, and tests on a GPU, which are skipped where there is none.
 if command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]; then
-  build cuda all && run_tests cuda -L '^(core|quant)$' -LE long
+  build cuda all && run_tests cuda -L '^(core|quant|support|gpu)$' -LE long
 fi
 
 if $full; then

@@ -87,6 +87,18 @@ void device_map(Stream stream, int64_t rows, int64_t channels, F f, Operands... 
   check_launch("map");
 }
 
+template <class F, class T>
+__global__ void __launch_bounds__(block_threads) generate_kernel(F f, int64_t n, T* to) {
+  const int64_t step = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step) to[i] = f(i);
+}
+
+template <class F, class T>
+void device_generate(Stream stream, int64_t n, F f, T* to) {
+  launch(generate_kernel<F, T>, blocks_for(n), block_threads, 0, handle(stream), f, n, to);
+  check_launch("generate");
+}
+
 // A block adds one chunk of rows for 32 channels: lane y adds rows y, y + 4, ...; lanes are added
 // as a tree.
 template <int K, class F, class... Operands>

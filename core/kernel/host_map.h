@@ -173,4 +173,10 @@ void host_map(int64_t rows, int64_t channels, F f, Operands... operands) {
   }
 }
 
+template <class F, class T>
+void host_generate(int64_t n, F f, T* to) {
+#pragma omp parallel for schedule(static) if (n >= serial_below)
+  for (int64_t i = 0; i < n; ++i) to[i] = f(i);
+}
+
 }  // namespace qt::kernel

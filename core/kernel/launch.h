@@ -2,13 +2,20 @@
 // launch. A pure functor, values in and values out, runs over every (row, channel) of its operands;
 // the same functor source serves CPU and GPU.
 //
-//   map(stream, rows, channels, f, operands..., out(y)...)      y = f(values...), one value or
-//   Values<N> for N outputs sum_columns<K>(stream, rows, channels, f, sums, operands...) sums[k][c]
-//   = sum over rows of f(...).v[k] sum_rows<K>(stream, rows, channels, f, sums, operands...)
-//   sums[k][row] = sum over channels of f(...).v[k] max_rows(stream, rows, channels, f, most,
-//   operands...)      most[row] = largest f(...) column_moments(stream, rows, channels, x, mean,
-//   var)        mean and biased variance per channel fold_windows, gather_windows pooling, forward
-//   and backward
+//   map(stream, rows, channels, f, operands..., out(y)...)
+//       y = f(values...): one value, or Values<N> for N outputs
+//   sum_columns<K>(stream, rows, channels, f, sums, operands...)
+//       sums[k][c] = sum over rows of f(...).v[k]
+//   sum_rows<K>(stream, rows, channels, f, sums, operands...)
+//       sums[k][row] = sum over channels of f(...).v[k]
+//   max_rows(stream, rows, channels, f, most, operands...)
+//       most[row] = largest f(...)
+//   column_moments(stream, rows, channels, x, mean, var)
+//       mean and biased variance per channel
+//   fold_windows, gather_windows
+//       pooling, forward and backward
+//   generate(stream, n, f, to)
+//       to[i] = f(i): windows as rows of a matrix, packing
 //
 // Every launcher gives the same bits whatever the number of threads.
 #pragma once
@@ -38,6 +45,18 @@ void map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operand
 #endif
   (void)stream;
   kernel::host_map(rows, channels, f, operands...);
+}
+
+// to[i] = f(i) for 0 <= i < n: for results that are no rows x channels of their sources. f holds
+// the addresses that it reads. T may be a packet of several elements, which is stored at once.
+template <class F, class T>
+void generate(Stream stream, int64_t n, F f, T* to) {
+  if (n == 0) return;
+#ifdef QT_DEVICE_CODE
+  if (stream.on_gpu) return kernel::device_generate(stream, n, f, to);
+#endif
+  (void)stream;
+  kernel::host_generate(n, f, to);
 }
 
 // sums: f32 [K, channels]; or f64, for whoever adds them to other ranks'. Chunks of chunk_rows

@@ -7,19 +7,10 @@
 #include <utility>
 
 #include "core/base/registry.h"
+#include "core/device/stream.h"
 #include "core/library/arguments.h"
 
 namespace qt {
-
-std::string Conv2dShape::text() const {
-  const auto number = [](int64_t i) { return std::to_string(i); };
-  std::string s = number(n) + "x" + number(h) + "x" + number(w) + "x" + number(c) + " -> " +
-                  number(k) + " " + number(r) + "x" + number(this->s) + " stride " +
-                  number(stride) + " padding " + number(padding);
-  if (dilation != 1) s += " dilation " + number(dilation);
-  if (groups != 1) s += " groups " + number(groups);
-  return s;
-}
 
 // ---- arguments ----
 CodeRange code_range(const std::string& what, const Tensor& codes) {
@@ -91,8 +82,20 @@ Conv2dShape linear_as_conv2d(const Tensor& x, const Tensor& w) {
 }
 
 // ---- products of codes ----
+namespace {
+
+// The way out of CPUs whose int8 kernels are not exact. It looks at weights on the host.
+void check_exact_float_place(CodePath path) {
+  if (path == CodePath::exact_float && current_stream().on_gpu)
+    throw ConfigError(
+        "exact_float is a path of the CPU; on a GPU int8 gives the same bits (train.forward=int8)");
+}
+
+}  // namespace
+
 Tensor Library::conv2d_codes(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
                              CodePath path) {
+  check_exact_float_place(path);
   check_shape(shape);
   check_extents("conv2d_codes' x", x, shape.x_shape());
   check_extents("conv2d_codes' w", w, shape.w_shape());
@@ -102,6 +105,7 @@ Tensor Library::conv2d_codes(const Tensor& x, const Tensor& w, const Conv2dShape
 }
 
 Tensor Library::linear_codes(const Tensor& x, const Tensor& w, CodePath path) {
+  check_exact_float_place(path);
   QT_CHECK(x.defined() && w.defined() && x.shape().rank() == 2 && w.shape().rank() == 2 &&
                x.dim(1) == w.dim(1),
            "linear_codes takes x [m, k] and w [n, k], got " + x.shape().text() + " and " +

@@ -32,19 +32,31 @@ struct Conv2dShape {
   std::string text() const;  // "64x32x32x16 -> 32 3x3 stride 2 padding 1"
 };
 
+// Inline: modules that are linked with nothing of the program name shapes in their errors.
+inline std::string Conv2dShape::text() const {
+  const auto number = [](int64_t i) { return std::to_string(i); };
+  std::string s = number(n) + "x" + number(h) + "x" + number(w) + "x" + number(c) + " -> " +
+                  number(k) + " " + number(r) + "x" + number(this->s) + " stride " +
+                  number(stride) + " padding " + number(padding);
+  if (dilation != 1) s += " dilation " + number(dilation);
+  if (groups != 1) s += " groups " + number(groups);
+  return s;
+}
+
 // How products of codes are computed; the numbers that come out are the same bits.
 enum class CodePath {
   integer,      // int8 multiplications, int32 sums
   exact_float,  // codes as integer-valued floats, split so that every partial sum stays below 2^24
 };
 
-// What backward passes may use of lower precision; sums stay f32.
+// What backward passes may use of lower precision; sums stay f32. With bf16 operands are rounded to
+// bf16; on a GPU results may be too.
 enum class Precision { f32, bf16 };
 
 // A record of which kernel computed what, kept while a trace is alive on this thread. Tests assert
 // on it.
 struct LibraryCall {
-  std::string library;     // "onednn", "reference"
+  std::string library;     // "onednn", "reference", "cuda"
   std::string operation;   // "conv2d_codes", "conv2d", "conv2d_backward_data", ...
   std::string kernel;      // the library's own name: "brgconv:avx512_core_vnni", "plain loops"
   std::string arithmetic;  // "u8s8s32", "s8s8s32", "f32", "bf16"
@@ -108,7 +120,8 @@ class Library {
 std::unique_ptr<Library> make_reference_library();
 std::unique_ptr<Library> make_onednn_library();
 
-// By name: "onednn", "reference". ConfigError lists what is known.
+// By name: "onednn", "reference"; "cuda", which computes on a GPU's current_stream() (ConfigError
+// where there is no GPU). ConfigError lists what is known.
 std::shared_ptr<Library> library_by_name(const std::string& name);
 // The library operations use on this thread; "onednn" at the start.
 Library& current_library();
@@ -124,8 +137,8 @@ class UseLibrary {
   std::shared_ptr<Library> before_;
 };
 
-// A u8 or i8 tensor as f32 numbers (core/library/convert.cpp); f32 comes back as it is. Scale is
-// dropped.
+// A u8, i8 or bf16 tensor as f32 numbers (core/library/convert.cpp); f32 comes back as it is. Scale
+// is dropped.
 Tensor to_float(const Tensor& x);
 
 }  // namespace qt

@@ -1,0 +1,164 @@
+// core/library/cuda/code_engines.cpp -- trial, timing and choice of engines for convolutions of
+// codes.
+#include "core/library/cuda/code_engines.h"
+
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
+#include "core/base/log.h"
+#include "core/device/cuda/handle.h"
+#include "core/library/columns.h"
+#include "core/library/cuda/integer.h"
+#include "core/library/cuda/trial.h"
+
+namespace qt {
+namespace {
+
+// cuDNN's good int8 engines read 16 channels at a time.
+constexpr int64_t channel_packet = 16;
+
+std::string milliseconds(double seconds) {
+  char text[32];
+  snprintf(text, sizeof text, "%.4f ms", 1e3 * seconds);
+  return text;
+}
+
+bool is_recording() {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(handle(current_stream()), &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
+// [..., c] as [..., padded], zeros in the new channels: windows of one pixel.
+Tensor with_padded_channels(const Tensor& t, int64_t padded) {
+  if (t.channels() == padded) return t;
+  auto extents = t.shape().vector();
+  extents.back() = padded;
+  Tensor wide = Tensor::empty(Shape(extents), DType::i8);
+  const ColumnShape pixels{.conv = {.n = 1, .h = 1, .w = t.rows(), .c = t.channels(), .k = 1},
+                           .images = 1,
+                           .width = padded};
+  write_columns(pixels, static_cast<const int8_t*>(t.raw()), wide.data<int8_t>());
+  return wide;
+}
+
+ConvolutionRequest request_for(const Conv2dShape& shape) {
+  Conv2dShape padded = shape;
+  padded.c = rounded_up(shape.c, channel_packet);
+  return {ConvolutionPass::forward, ProductType::i8, padded};
+}
+
+}  // namespace
+
+double measured_on_stream(const std::function<void()>& enqueue) {
+  constexpr int times = 10;
+  const auto wait = [] {
+    check_cuda(cudaStreamSynchronize(handle(current_stream())), "cudaStreamSynchronize");
+  };
+  enqueue();
+  wait();
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < times; ++i) enqueue();
+  wait();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  return taken.count() / times;
+}
+
+CodeEngines::CodeEngines(std::shared_ptr<MatrixProducts> products,
+                         std::shared_ptr<Convolutions> convolutions, int64_t column_bytes,
+                         Measure measure)
+    : products_(std::move(products)),
+      convolutions_(std::move(convolutions)),
+      column_bytes_(column_bytes),
+      measure_(std::move(measure)) {}
+
+// u8 codes above 127 exist for products alone: cuDNN convolves s8 with s8. Outputs are four at a
+// time, and one group.
+bool CodeEngines::is_eligible(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+  const auto is_s8 = [](const Tensor& t) { return t.dtype() == DType::i8 || t.hi() <= 127; };
+  return is_s8(x) && is_s8(w) && shape.groups == 1 && shape.k % 4 == 0;
+}
+
+Tensor CodeEngines::conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+  const size_t engine = convolutions_ && is_eligible(x, w, shape) ? choose(shape) : as_products;
+  if (engine == as_products) return conv2d_as_products(x, w, shape);
+  const Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
+  run(request_for(shape), engine, x, w, y);
+  return y;
+}
+
+Tensor CodeEngines::conv2d_as_products(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+  return integer_conv2d_as_products(*products_, x, w, shape, column_bytes_);
+}
+
+std::string CodeEngines::name_for(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+  if (!convolutions_ || !is_eligible(x, w, shape)) return products_->name();
+  const size_t engine = choose(shape);
+  return engine == as_products ? products_->name()
+                               : convolutions_->name() + " " +
+                                     convolutions_->engines(request_for(shape))[engine].name;
+}
+
+size_t CodeEngines::choose(const Conv2dShape& shape) {
+  const std::lock_guard lock(mutex_);
+  const ConvolutionRequest request = request_for(shape);
+  const auto found = chosen_.find(request);
+  if (found != chosen_.end()) return found->second;
+  if (is_recording()) {
+    log::warn("convolution of codes " + shape.text() +
+              " was first met while a graph was recorded: it runs as matrix products");
+    return as_products;
+  }
+  return chosen_[request] = fastest(request, shape);
+}
+
+size_t CodeEngines::fastest(const ConvolutionRequest& request, const Conv2dShape& shape) {
+  const std::string what = "convolution of codes " + shape.text() + ": ";
+  const auto& engines = convolutions_->engines(request);
+  if (engines.empty()) {
+    log::info(what + products_->name() + "; " + convolutions_->name() + " has no engine");
+    return as_products;
+  }
+  const Tensor x = codes_for_trial(shape.x_shape(), 1), w = codes_for_trial(shape.w_shape(), 2);
+  const auto by_products = [&] { return conv2d_as_products(x, w, shape); };
+  const Tensor wanted = by_products();
+  size_t best = as_products;
+  double best_seconds = measure_([&] { by_products(); });
+  std::string tried = products_->name() + " " + milliseconds(best_seconds);
+  for (size_t i = 0; i < engines.size(); ++i) {
+    const std::string name = convolutions_->name() + " " + engines[i].name;
+    const Tensor y = unwritten_floats(shape.y_shape());
+    try {
+      run(request, i, x, w, y);
+    } catch (const InternalError& error) {
+      log::warn(what + name + " is not used: " + error.what());
+      continue;
+    }
+    if (!are_equal(y, wanted)) {
+      log::warn(what + name + " does not give the exact sums and is not used");
+      continue;
+    }
+    const double seconds = measure_([&] { run(request, i, x, w, y); });
+    tried += "; " + name + " " + milliseconds(seconds);
+    if (seconds >= best_seconds) continue;
+    best = i;
+    best_seconds = seconds;
+  }
+  const std::string chosen =
+      best == as_products ? products_->name() : convolutions_->name() + " " + engines[best].name;
+  log::info(what + chosen + " (" + tried + ")");
+  return best;
+}
+
+void CodeEngines::run(const ConvolutionRequest& request, size_t engine, const Tensor& x,
+                      const Tensor& w, const Tensor& y) {
+  const Tensor wide_x = with_padded_channels(x, request.shape.c),
+               wide_w = with_padded_channels(w, request.shape.c);
+  const auto bytes = int64_t(convolutions_->engines(request)[engine].workspace);
+  const Tensor workspace = bytes ? Tensor::empty({bytes}, DType::u8) : Tensor();
+  convolutions_->run(request, engine, wide_x.raw(), wide_w.raw(), y.raw(), workspace.raw(),
+                     current_stream());
+}
+
+}  // namespace qt

@@ -1,0 +1,43 @@
+// core/library/cuda/cudnn/graph.h -- a convolution as cuDNN's operation graph, and the engines that
+// say they run it.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "core/library/cuda/convolutions.h"
+#include "core/library/cuda/cudnn/descriptor.h"
+
+namespace qt::cudnn {
+
+// The tensors' numbers in a graph.
+constexpr int64_t uid_first = 1, uid_second = 2, uid_result = 3, uid_sums = 4;
+
+// Which GPU is asked: one that is there, by number, or one described by cuDNN's JSON, which needs
+// neither GPU nor driver.
+Descriptor device(int number);
+Descriptor device(const std::string& json);
+
+// The graph; i8: convolution with int32 sums, then their conversion to f32. Finalized.
+Descriptor operation_graph(const ConvolutionRequest& request);
+
+// A configuration of an engine that says it runs the request on the device, and may be used: it is
+// deterministic, in the arithmetic of the request's type, and wants weights as they are.
+struct Candidate {
+  std::string name;
+  bool compiled_when_asked_for = false;  // NVRTC makes its kernel when the plan is made
+  Descriptor configuration;
+};
+// What the heuristics expect to be fastest first. `refused` gets a line with the reason for each
+// engine that the device has but that may not be used.
+std::vector<Candidate> candidates(const ConvolutionRequest& request, const Descriptor& device,
+                                  std::vector<std::string>* refused = nullptr);
+
+struct Plan {
+  ConvolutionEngine engine;
+  Descriptor descriptor;  // CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, finalized
+};
+// The first candidates that become plans.
+std::vector<Plan> plans(const ConvolutionRequest& request, const Descriptor& device,
+                        size_t at_most);
+
+}  // namespace qt::cudnn

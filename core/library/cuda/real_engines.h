@@ -1,0 +1,42 @@
+// core/library/cuda/real_engines.h -- which engine convolves reals: the first deterministic one
+// that cuDNN names, or matrix products. Never by timing: other engines have other roundings, and a
+// run must give the same bits again.
+#pragma once
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "core/library/cuda/convolutions.h"
+#include "core/library/cuda/library.h"
+
+namespace qt {
+
+class RealEngines {
+ public:
+  RealEngines(std::shared_ptr<MatrixProducts> products, std::shared_ptr<Convolutions> convolutions,
+              int64_t column_bytes)
+      : products_(std::move(products)),
+        convolutions_(std::move(convolutions)),
+        column_bytes_(column_bytes) {}
+
+  // f32 results from f32 (or code) operands, which are converted to request.type: forward (x, w),
+  // backward_data (dy, w), backward_weights (x, dy). An engine of bf16 rounds its results to bf16.
+  Tensor run(const ConvolutionRequest& request, const Tensor& first, const Tensor& second);
+  // The same by products alone: exact on integer-valued floats.
+  Tensor run_as_products(const ConvolutionRequest& request, const Tensor& first,
+                         const Tensor& second);
+  // What computes a request, for traces and logs.
+  std::string name_for(const ConvolutionRequest& request);
+
+ private:
+  bool has_engine(const ConvolutionRequest& request);
+
+  std::shared_ptr<MatrixProducts> products_;
+  std::shared_ptr<Convolutions> convolutions_;
+  int64_t column_bytes_;
+  std::mutex mutex_;
+  std::map<ConvolutionRequest, bool> noted_;
+};
+
+}  // namespace qt

@@ -1,0 +1,51 @@
+// core/library/cuda/trial.cpp -- codes to try engines on, and the comparison of results.
+#include "core/library/cuda/trial.h"
+
+#include "core/device/memory.h"
+#include "core/kernel/launch.h"
+#include "core/tensor/transfer.h"
+
+namespace qt {
+namespace {
+
+struct TrialCode {
+  uint32_t seed;
+  QT_HD int8_t operator()(int64_t i) const {
+    uint32_t u = (uint32_t(i) + seed) * 2654435769u;
+    u ^= u >> 15;
+    u *= 2246822519u;
+    u ^= u >> 13;
+    if (u % 8 == 0) return int8_t(int(u >> 8) % 255 - 127);
+    return u & 64u ? int8_t(127) : int8_t(-127);
+  }
+};
+
+struct Differs {
+  QT_HD float operator()(float a, float b) const { return a == b ? 0.0f : 1.0f; }
+};
+
+}  // namespace
+
+Tensor codes_for_trial(const Shape& shape, uint32_t seed) {
+  Tensor codes = Tensor::empty(shape, DType::i8);
+  generate(current_stream(), codes.elements(), TrialCode{seed}, codes.data<int8_t>());
+  return codes;
+}
+
+Tensor unwritten_floats(const Shape& shape) {
+  Tensor t = Tensor::empty(shape, DType::f32);
+  set_bytes(t.raw(), 0xff, t.bytes());
+  return t;
+}
+
+bool are_equal(const Tensor& a, const Tensor& b) {
+  Tensor differing = Tensor::empty({a.rows()}, DType::f32);
+  max_rows(current_stream(), a.rows(), a.channels(), Differs{}, differing.data<float>(),
+           in(a.data<float>()), in(b.data<float>()));
+  const Tensor host = to_host(differing, current_stream());
+  for (int64_t i = 0; i < host.elements(); ++i)
+    if (host.data<float>()[i] != 0) return false;
+  return true;
+}
+
+}  // namespace qt
