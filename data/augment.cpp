@@ -67,15 +67,22 @@ Image& scratch() {
   return image;
 }
 
+// The draws of a padded crop.
+PictureWindow padded_window(const AugmentSpec& spec, Philox& draws) {
+  const int padding = spec.crop_padding;
+  const int top = int(draws.below(uint32_t(2 * padding + 1))) - padding;
+  const int left = int(draws.below(uint32_t(2 * padding + 1))) - padding;
+  return {.top = top, .left = left};
+}
+
 int64_t crop_padded(const Dataset& dataset, const AugmentSpec& spec, int64_t index, Philox& draws,
                     uint8_t* hwc) {
-  const int height = dataset.height(), width = dataset.width(), padding = spec.crop_padding;
+  const int height = dataset.height(), width = dataset.width();
   Image& image = scratch();
   image.resize(height, width);
   const int64_t delivered = dataset.read(index, image.pixels.data());
-  const int top = int(draws.below(uint32_t(2 * padding + 1))) - padding;
-  const int left = int(draws.below(uint32_t(2 * padding + 1))) - padding;
-  copy_window(image, top, left, height, width, hwc);
+  const PictureWindow window = padded_window(spec, draws);
+  copy_window(image, window.top, window.left, height, width, hwc);
   return delivered;
 }
 
@@ -127,6 +134,21 @@ int64_t read_augmented(const Dataset& dataset, const AugmentSpec& spec, uint64_t
   }
   if (flip) flip_left_right(dataset.height(), dataset.width(), hwc);
   return delivered;
+}
+
+PictureWindow read_unwindowed(const Dataset& dataset, const AugmentSpec& spec, uint64_t seed,
+                              uint32_t epoch, int64_t index, uint8_t* hwc, int64_t& delivered) {
+  using Crop = AugmentSpec::Crop;
+  if (spec.crop != Crop::none && spec.crop != Crop::padded) {
+    delivered = read_augmented(dataset, spec, seed, epoch, index, hwc);
+    return {};
+  }
+  Philox draws(seed, DrawKind::augment, epoch, uint32_t(index));
+  const bool flip = spec.flip && (draws.bits() >> 31) != 0;
+  delivered = dataset.read(index, hwc);
+  PictureWindow window = spec.crop == Crop::padded ? padded_window(spec, draws) : PictureWindow();
+  window.flipped = flip;
+  return window;
 }
 
 }  // namespace qt

@@ -33,4 +33,13 @@ AugmentSpec::Crop crop_from(
 int64_t read_augmented(const Dataset& dataset, const AugmentSpec& spec, uint64_t seed,
                        uint32_t epoch, int64_t index, uint8_t* hwc);
 
+// Where a window of the evaluation picture stands, and whether it is mirrored (data/windows.h).
+struct PictureWindow {
+  int32_t top = 0, left = 0, flipped = 0;
+};
+// As read_augmented, but where the crop is a window of the evaluation picture (none, padded) that
+// picture is written as it is, and what would have been done to it is returned.
+PictureWindow read_unwindowed(const Dataset& dataset, const AugmentSpec& spec, uint64_t seed,
+                              uint32_t epoch, int64_t index, uint8_t* hwc, int64_t& delivered);
+
 }  // namespace qt

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "core/base/philox.h"
+#include "core/device/stream.h"
 
 namespace qt {
 namespace {
@@ -113,6 +114,7 @@ Loader::SlotPointer Loader::make_slot(int64_t number) const {
                 count = std::min(spec_.batch, dataset_->size() - first);
   const int64_t begin = first + count * spec_.rank / spec_.world,
                 end = first + count * (spec_.rank + 1) / spec_.world;
+  const UseStream host(Stream{});
   auto slot = std::make_shared<Slot>();
   slot->epoch = epoch_;
   Batch& batch = slot->batch;
@@ -121,6 +123,10 @@ Loader::SlotPointer Loader::make_slot(int64_t number) const {
   batch.indices.assign(order_.begin() + begin, order_.begin() + end);
   batch.images = Tensor::empty({end - begin, dataset_->height(), dataset_->width(), 3}, DType::u8);
   batch.labels = Tensor::empty({end - begin}, DType::i64);
+  if (spec_.windows_later) {
+    batch.windows = Tensor::empty({end - begin, 3}, DType::i32);
+    if (end > begin) slot->windows = batch.windows.data<int32_t>();
+  }
   if (end > begin)
     slot->pixels = batch.images.data<uint8_t>(), slot->labels = batch.labels.data<int64_t>();
   return slot;
@@ -173,8 +179,15 @@ void Loader::work() {
 void Loader::fill(Slot& slot, int64_t begin, int64_t end) const {
   for (int64_t i = begin; i < end; ++i) {
     int64_t& index = slot.batch.indices[size_t(i)];
-    index = read_augmented(*dataset_, spec_.augment, spec_.seed, slot.epoch, index,
-                           slot.pixels + size_t(i) * dataset_->picture_bytes());
+    uint8_t* const pixels = slot.pixels + size_t(i) * dataset_->picture_bytes();
+    if (spec_.windows_later) {
+      const PictureWindow window = read_unwindowed(*dataset_, spec_.augment, spec_.seed, slot.epoch,
+                                                   int64_t(index), pixels, index);
+      int32_t* const to = slot.windows + i * 3;
+      to[0] = window.top, to[1] = window.left, to[2] = window.flipped;
+    } else {
+      index = read_augmented(*dataset_, spec_.augment, spec_.seed, slot.epoch, index, pixels);
+    }
     slot.labels[i] = dataset_->label(index);
   }
 }

@@ -23,20 +23,23 @@ namespace qt {
 std::vector<int64_t> shuffled_order(uint64_t seed, uint32_t epoch, int64_t size);
 
 struct LoaderSpec {
-  int64_t batch = 128;       // samples of a global batch, over all ranks
-  bool shuffle = false;      // false: file order, every epoch
-  bool drop_last = false;    // leave out a last batch that is not full
-  uint64_t seed = 0;         // of order and augmentation
-  AugmentSpec augment = {};  // default: evaluation pictures
-  int workers = 1;           // threads; 0: the work is done inside next()
-  int prefetch = 2;          // batches kept ready or in work beyond the one handed out, at least 1
+  int64_t batch = 128;         // samples of a global batch, over all ranks
+  bool shuffle = false;        // false: file order, every epoch
+  bool drop_last = false;      // leave out a last batch that is not full
+  uint64_t seed = 0;           // of order and augmentation
+  AugmentSpec augment = {};    // default: evaluation pictures
+  bool windows_later = false;  // crops and flips are not done: Batch::windows says what to do
+  int workers = 1;             // threads; 0: the work is done inside next()
+  int prefetch = 2;  // batches kept ready or in work beyond the one handed out, at least 1
   // This rank's part of each global batch: contiguous, sizes differ by at most one.
   int rank = 0, world = 1;
 };
 
+// In the host's memory, wherever current_stream() works.
 struct Batch {
   Tensor images;                 // u8 [n, height, width, 3], not normalized
   Tensor labels;                 // i64 [n]
+  Tensor windows;                // i32 [n, 3] for show_windows, with LoaderSpec::windows_later
   std::vector<int64_t> indices;  // n; where a bad sample was replaced, the index of its replacement
   int64_t number = 0;            // within the epoch
   int64_t global_samples = 0;    // n over all ranks; n may be 0 on a rank in a partial batch
@@ -68,6 +71,7 @@ class Loader {
     Batch batch;
     uint8_t* pixels = nullptr;
     int64_t* labels = nullptr;
+    int32_t* windows = nullptr;
     int64_t claimed = 0, done = 0;
     int64_t failed_at = INT64_MAX;
     std::exception_ptr failure;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/registry.h"
+#include "core/device/gpu.h"
 #include "deploy/program.h"
 
 namespace qt {
@@ -24,6 +25,9 @@ struct EngineResult {
   std::vector<std::pair<std::string, Tensor>> codes;
 };
 
+// Program, images and results lie in the host's memory; with an engine of make_library_engine they
+// lie where current_stream() works.
+//
 // Requires: a program that validate() accepts (what build_program and load_program give); images u8
 // [n, height, width, 3]. Ensures: the arithmetic of deploy/program.h, bit for bit; a register is
 // freed after its last reader.
@@ -31,8 +35,8 @@ class Engine {
  public:
   virtual ~Engine() = default;
   virtual std::string name() const = 0;
-  EngineResult run(const Program& program, const Tensor& images,
-                   const RunOptions& options = {}) const;
+  virtual EngineResult run(const Program& program, const Tensor& images,
+                           const RunOptions& options = {}) const;
 
  protected:
   // What one instruction reads.
@@ -48,13 +52,17 @@ class Engine {
   virtual Tensor execute(const Step& step) const = 0;
 };
 
-// "reference": plain loops, the definition. "onednn": oneDNN's kernels. ConfigError lists what is
-// known.
+// "reference": plain loops, the definition. "onednn": oneDNN's kernels. "cuda", in builds with
+// CUDA: a GPU. ConfigError lists what is known.
 using EngineRegistry = Registry<Engine>;
 std::unique_ptr<Engine> make_engine(const std::string& name);
 // The engine on this library's kernels and the launchers; its name is the library's. The library
 // outlives it.
 std::unique_ptr<Engine> make_library_engine(Library& library);
+
+// The engine on a library of a GPU, in the order of its stream; copies programs and pictures to the
+// GPU and results back. A program is copied once, as long as no other one comes between.
+std::unique_ptr<Engine> make_gpu_engine(const GpuStream& stream, std::shared_ptr<Library> library);
 
 // Logits f32 [n, classes] on current_library()'s kernels.
 Tensor run_logits(const Program& program, const Tensor& images, CodePath path = CodePath::integer);

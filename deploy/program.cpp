@@ -1,12 +1,33 @@
 // deploy/program.cpp -- names, register lifetimes and sizes of an integer program.
 #include "deploy/program.h"
 
+#include "core/tensor/transfer.h"
+
 namespace qt {
 
 const char* name_of(const Operation& operation) {
   static constexpr std::array<const char*, std::variant_size_v<Operation>> names{
       "image_table", "conv", "add", "max_pool", "global_average_pool", "flatten", "classifier"};
   return names.at(operation.index());
+}
+
+namespace {
+
+void place(ImageTable& op) { op.table = here(op.table); }
+void place(Conv& op) { op.codes = here(op.codes), op.m = here(op.m), op.b = here(op.b); }
+void place(Classifier& op) {
+  op.codes = here(op.codes), op.m = here(op.m), op.bias = here(op.bias);
+}
+template <class Other>
+void place(Other&) {}
+
+}  // namespace
+
+Program program_here(const Program& program) {
+  Program placed = program;
+  for (Instruction& at : placed.instructions)
+    std::visit([](auto& operation) { place(operation); }, at.operation);
+  return placed;
 }
 
 std::vector<int> last_uses(const Program& program) {

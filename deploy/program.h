@@ -87,6 +87,9 @@ struct Program {
   int64_t classes() const { return instructions.empty() ? 0 : instructions.back().output[-1]; }
 };
 
+// The program with all tensors where current_stream() works, from the host's memory.
+Program program_here(const Program& program);
+
 // For each instruction the number of the last one that reads it (its own where none does): when its
 // register is free.
 std::vector<int> last_uses(const Program& program);

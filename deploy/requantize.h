@@ -68,4 +68,11 @@ struct GreatestCode {
   QT_HD Values<2> finish(Values<2> state) const { return state; }
 };
 
+// Sum over a window, exact while below 2^24.
+struct SumOfCodes {
+  QT_HD Values<2> start() const { return {{0.0f, 0.0f}}; }
+  QT_HD Values<2> operator()(Values<2> sum, float q, float) const { return {{sum.v[0] + q, 0.0f}}; }
+  QT_HD Values<2> finish(Values<2> sum) const { return sum; }
+};
+
 }  // namespace qt

@@ -2,6 +2,8 @@
 // the launchers.
 #include "deploy/requantize_kernels.h"
 
+#include <algorithm>
+
 #include "core/kernel/launch.h"
 #include "deploy/requantize.h"
 
@@ -51,12 +53,16 @@ void max_pool_codes(const Tensor& x, int64_t kernel, int64_t stride, int64_t pad
 
 void average_pool_codes(const Tensor& x, float multiplier, CodeTarget target) {
   const int64_t n = x.dim(0), c = x.dim(3), pixels = x.dim(1) * x.dim(2);
-  // Exact: a chunk's sum of at most 128 codes fits f32, chunks are merged in double and rounded
-  // once.
   Tensor sums = Tensor::empty({n, c}, DType::f32);
-  for (int64_t i = 0; i < n; ++i)
-    sum_columns<1>(current_stream(), pixels, c, Number{}, sums.data<float>() + i * c,
-                   in(x.data<int8_t>() + i * pixels * c));
+  if (pixels <= (1 << 24) / 128) {  // exact in f32: one window over each image
+    const WindowShape shape{n, x.dim(1), x.dim(2), c, 1, 1, std::max(x.dim(1), x.dim(2)), 1, 0};
+    fold_windows(current_stream(), shape, SumOfCodes{}, x.data<int8_t>(), out(sums.data<float>()));
+  } else {
+    // A chunk's sum of at most 128 codes fits f32, chunks are merged in double and rounded once.
+    for (int64_t i = 0; i < n; ++i)
+      sum_columns<1>(current_stream(), pixels, c, Number{}, sums.data<float>() + i * c,
+                     in(x.data<int8_t>() + i * pixels * c));
+  }
   map(current_stream(), n, c, RequantizeSum{range_of(target), multiplier}, in(sums.data<float>()),
       out(target.codes.data<int8_t>()));
 }

@@ -26,6 +26,11 @@ ImageInput::ImageInput(const std::array<double, 3>& mean, const std::array<doubl
   codes_ = codes.with_scale(Tensor::full({1}, step), -127, 127);
 }
 
+void ImageInput::visit(const Visitor& visitor) {
+  visitor.constant("image.codes", codes_);
+  visitor.constant("image.reals", reals_);
+}
+
 Var MaxPool::forward(const std::vector<Var>& in, const Pass&) {
   return max_pool2d(in.at(0), {.kernel = kernel, .stride = stride, .padding = padding});
 }
@@ -43,16 +48,10 @@ Var GlobalAveragePool::forward(const std::vector<Var>& in, const Pass& pass) {
   const Var pooled = global_average_pool(in.at(0));
   if (!pass.quantized()) return pooled;
   if (quantizer_->observes(pass)) {
-    Tensor real = pooled.value();
-    if (real.has_scale()) {
-      const float scale = real.step().data<float>()[0];
-      Tensor scaled = Tensor::empty(real.shape(), DType::f32);
-      std::transform(std::as_const(real).data<float>(),
-                     std::as_const(real).data<float>() + real.elements(), scaled.data<float>(),
-                     [scale](float v) { return v * scale; });
-      real = scaled;
-    }
-    quantizer_->observe(real);
+    const Tape::Pause pause;
+    const NormAct plain{
+        .name = "avgpool", .y = pooled, .norm = nullptr, .residual = Var(), .relu = false};
+    quantizer_->observe(norm_act_real(plain, {.mode = pass.mode}).value());
   }
   return quantizer_->quantize(pooled, pass);
 }

@@ -15,7 +15,7 @@ class ImageInput : public Layer {
  public:
   ImageInput(const std::array<double, 3>& mean, const std::array<double, 3>& std);
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
-  void visit(const Visitor&) override {}
+  void visit(const Visitor& visitor) override;
   Shape output_shape(const std::vector<Shape>& in) const override { return in.at(0); }
   const Tensor& codes() const { return codes_; }  // i8 [3, 256] with step [1]
   const Tensor& reals() const { return reals_; }  // f32 [3, 256]

@@ -12,11 +12,13 @@
 namespace qt {
 
 // Called with every parameter, buffer (running statistics) and quantizer, by full torchvision-style
-// name, in a fixed order.
+// name, in a fixed order; and with tensors that are made from the spec and never change.
 struct Visitor {
   std::function<void(const std::string& name, Parameter&)> parameter = [](const std::string&,
                                                                           Parameter&) {};
   std::function<void(const std::string& name, Tensor&)> buffer = [](const std::string&, Tensor&) {};
+  std::function<void(const std::string& name, Tensor&)> constant = [](const std::string&, Tensor&) {
+  };
   std::function<void(const std::string& name, Quantizer&)> quantizer = [](const std::string&,
                                                                           Quantizer&) {};
 };

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/tensor/transfer.h"
 #include "quant/uniform.h"
 
 namespace qt {
@@ -17,7 +18,16 @@ class Lsq : public UniformQuantizer {
   bool observes(const Pass& pass) const override { return pass.calibrate && pass.quantized(); }
 
   void observe(const Tensor& real) override {
-    const Tensor mean = mean_magnitude(real);
+    const Tensor mean = on_host(mean_magnitude(real)), step = on_host(this->step()->var.value());
+    set_step(here(chosen_from(mean, step)));
+  }
+
+  Tensor* step_floor() override { return &floor_; }
+
+ private:
+  // All in the host's memory.
+  Tensor chosen_from(const Tensor& mean, const Tensor& now) {
+    const UseStream host(Stream{});
     const float* magnitude = mean.data<float>();
     const float largest = *std::max_element(magnitude, magnitude + mean.elements());
     const float least =
@@ -26,19 +36,16 @@ class Lsq : public UniformQuantizer {
     ++observations_;
     for (int64_t i = 0; i < mean.elements(); ++i) {
       const float chosen = std::max(2 * magnitude[i] / std::sqrt(float(spec().hi())), least);
-      const float before = this->step()->var.value().data<float>()[i];
+      const float before = now.data<float>()[i];
       step.data<float>()[i] =
           observations_ == 1 ? chosen : before + (chosen - before) / float(observations_);
     }
     const float* values = step.data<float>();
     floor_ = Tensor::full({1}, *std::min_element(values, values + step.elements()) / 1000);
     this->step()->step_floor = floor_.data<float>()[0];
-    set_step(step);
+    return step;
   }
 
-  Tensor* step_floor() override { return &floor_; }
-
- private:
   int observations_ = 0;
   Tensor floor_ = Tensor::zeros({1}, DType::f32);
 };

@@ -1,11 +1,19 @@
 // quant/minmax.cpp -- the step follows a moving average of the largest magnitude (Jacob et al.,
 // CVPR 2018).
-#include <algorithm>
-
+#include "core/kernel/launch.h"
 #include "quant/uniform.h"
 
 namespace qt {
 namespace {
+
+struct Follow {
+  float hi, momentum;
+  bool first;
+  QT_HD float operator()(float largest, float before) const {
+    const float seen = largest / hi, newest = seen < 1e-8f ? 1e-8f : seen;
+    return first ? newest : before + momentum * (newest - before);
+  }
+};
 
 // step = average / hi, average += momentum * (max|v| - average) with every pass that trains or
 // calibrates. Weights use momentum 1.
@@ -18,14 +26,11 @@ class MinMax : public UniformQuantizer {
   }
 
   void observe(const Tensor& real) override {
-    const Tensor seen = largest_magnitude(real);
-    const bool first = !ready();
+    const Tensor seen = largest_magnitude(real), before = this->step()->var.value();
     Tensor step = Tensor::empty(seen.shape(), DType::f32);
-    for (int64_t i = 0; i < seen.elements(); ++i) {
-      const float newest = std::max(seen.data<float>()[i] / float(spec().hi()), 1e-8f);
-      const float before = this->step()->var.value().data<float>()[i];
-      step.data<float>()[i] = first ? newest : before + float(spec().momentum) * (newest - before);
-    }
+    map(current_stream(), 1, seen.elements(),
+        Follow{float(spec().hi()), float(spec().momentum), !ready()}, in(seen.data<float>()),
+        in(before.data<float>()), out(step.data<float>()));
     set_step(step);
   }
 };

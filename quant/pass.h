@@ -29,6 +29,8 @@ class Health {
   void watch(const std::string& name, const Tensor& constants) {
     watched_.emplace_back(name, constants);
   }
+  // What was watched, which is forgotten: for whoever looks at it in another way.
+  std::vector<std::pair<std::string, Tensor>> take() { return std::exchange(watched_, {}); }
   // The first watched name with a value that is NaN or infinite, "" where all are finite; forgets
   // all.
   std::string first_bad();

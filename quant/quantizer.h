@@ -64,7 +64,7 @@ class Quantizer {
   // for `none`: nullptr.
   virtual Parameter* step() = 0;
   // f32 [1], kept in checkpoints: the least value an update may leave in the step (a thousandth of
-  // its first value).
+  // its first value). Lies in the host's memory always.
   virtual Tensor* step_floor() { return nullptr; }
 
   // observe() sees this rank's part of what all ranks together have seen. Not for weights, which

@@ -168,9 +168,7 @@ UniformQuantizer::UniformQuantizer(const QuantSpec& spec, int64_t channels, bool
 
 bool UniformQuantizer::ready() const {
   if (ready_) return true;
-  const Tensor& step = step_.var.value();
-  const Stream stream = current_stream();
-  ready_ = (stream.on_gpu ? to_host(step, stream) : step).data<float>()[0] > 0;
+  ready_ = on_host(step_.var.value()).data<float>()[0] > 0;
   return ready_;
 }
 

@@ -8,6 +8,7 @@
 #include "core/base/log.h"
 #include "deploy/engine.h"
 #include "distributed/launch.h"
+#include "train/device.h"
 #include "train/experiment.h"
 #include "train/signals.h"
 #include "train/version.h"
@@ -28,7 +29,9 @@ void add_common(CLI::App& app, CommandLine& command) {
   app.add_flag("-v,--verbose", command.verbose, "more");
   app.add_option("--log-format", command.log_format, "text or json (one object a line)")
       ->check(CLI::IsMember({"text", "json"}));
-  app.add_option("--device", command.device, "auto or cpu")->capture_default_str();
+  app.add_option("--device", command.device,
+                 "auto, cpu, cuda or cuda:K; auto: as the config says, else the CPU")
+      ->capture_default_str();
   app.add_flag("--deterministic", command.deterministic,
                "accepted for completeness: runs always are");
 }
@@ -113,7 +116,7 @@ std::vector<std::string> names_of_kind(const std::string& kind) {
 std::string version_text(const std::string& style) {
   std::string text = std::string("qattrain ") + version_number + " (" + version_commit + ")\n";
   if (style == "full")
-    text += std::string("compiler: ") + __VERSION__ + "\nCUDA: not in this build's program\n";
+    text += std::string("compiler: ") + __VERSION__ + "\nCUDA: " + cuda_description() + "\n";
   return text;
 }
 
@@ -135,10 +138,8 @@ bool answer_question(const CommandLine& command) {
 }
 
 void check_device(const std::string& device) {
-  if (device == "auto" || device == "cpu") return;
-  if (device.starts_with("cuda"))
-    throw ConfigError("--device " + device + ": this build runs on the CPU; allowed: auto, cpu");
-  throw ConfigError("--device " + device + ": no such device; allowed: auto, cpu");
+  if (!is_device_name(device))
+    throw ConfigError("--device " + device + ": no such device; allowed: auto, cpu, cuda, cuda:K");
 }
 
 }  // namespace

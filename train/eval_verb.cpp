@@ -10,7 +10,9 @@
 #include "deploy/report.h"
 #include "distributed/launch.h"
 #include "train/cli.h"
+#include "train/device.h"
 #include "train/evaluate.h"
+#include "train/network.h"
 #include "train/stored_run.h"
 #include "train/threads.h"
 #include "train/version.h"
@@ -25,17 +27,24 @@ void print(const std::string& text) {
 }
 
 // Logits of the stored network by the engine and arithmetic that the command line asks for.
-LogitsOf logits_of(const StoredRun& run, const CommandLine& command) {
+LogitsOf logits_of(const StoredRun& run, const CommandLine& command,
+                   const std::shared_ptr<const Device>& device) {
   const bool exact_float = command.forward == "exact_float";
   if (!run.program) {
     if (!command.forward.empty())
       throw ConfigError("--forward " + command.forward + ": the " + run.what +
                         " has no integer program");
-    return logits_of_model(*run.model, run.mode);
+    const auto section = device->enter();
+    place_here(*run.model);
+    return [device, of = logits_of_model(*run.model, run.mode)](const Tensor& images) {
+      const auto section = device->enter();
+      return of(images);
+    };
   }
   const CodePath path = exact_float ? CodePath::exact_float : CodePath::integer;
-  if (exact_float && command.engine == "reference")
-    throw ConfigError("--engine reference knows integers only; --forward exact_float needs onednn");
+  if (exact_float && command.engine != "onednn")
+    throw ConfigError("--engine " + command.engine +
+                      " knows integers only; --forward exact_float needs onednn");
   const std::shared_ptr<const Engine> engine = make_engine(command.engine);
   return [engine, path, &run](const Tensor& images) {
     return engine->run(*run.program, images, {.path = path}).logits;
@@ -95,14 +104,18 @@ std::string instruction_sets() {
 
 }  // namespace
 
-ExitCode eval_verb(const CommandLine& command) {
+ExitCode eval_verb(const CommandLine& given) {
+  CommandLine command = given;
+  if (command.engine == "cuda" && command.device == "auto") command.device = "cuda";
+  const std::shared_ptr<const Device> device = open_device(command.device);
+  if (device->on_gpu()) command.engine = "cuda";
   const StoredRun run = open_run(
       {.path = command.config, .config = command.data_config, .overrides = command.overrides});
   pin_threads(run.experiment->train.threads);
-  const UseLibrary library(library_by_name(command.engine));
+  const UseLibrary library(library_by_name(device->on_gpu() ? "onednn" : command.engine));
   Predictions predictions;
   const Evaluation result =
-      evaluate(run.test_set, logits_of(run, command),
+      evaluate(run.test_set, logits_of(run, command, device),
                {.loader = eval_loader_spec(*run.experiment),
                 .limit = command.limit,
                 .predictions = command.predictions.empty() ? nullptr : &predictions});
@@ -147,10 +160,10 @@ ExitCode data_verb(const CommandLine& command) {
 
 ExitCode doctor_verb(const CommandLine&) {
   print(std::string("qattrain ") + version_number + " (" + version_commit +
-        ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) +
-        ", threads used: " + std::to_string(pin_threads(0)) +
-        "\ninstruction set: " + instruction_sets() + "\nlibrary: " + current_library().name() +
-        "\ninteger convolution: " + integer_kernel() + "\ndevice: cpu\nMPI: " + mpi_description());
+        ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) + ", threads used: " +
+        std::to_string(pin_threads(0)) + "\ninstruction set: " + instruction_sets() +
+        "\nlibrary: " + current_library().name() + "\ninteger convolution: " + integer_kernel() +
+        "\ndevice: cpu\nCUDA: " + cuda_description() + "\nMPI: " + mpi_description());
   return ExitCode::done;
 }
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "core/tensor/transfer.h"
 #include "deploy/engine.h"
 #include "train/network.h"
 
@@ -120,12 +121,15 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
 
 LogitsOf logits_of_model(Model& model, ForwardMode mode) {
   return [&model, mode](const Tensor& images) {
-    return model.forward(images, {.mode = mode}).value();
+    return on_host(model.forward(here(images), {.mode = mode}).value());
   };
 }
 
 LogitsOf logits_of_program(const Program& program, CodePath path) {
-  return [&program, path](const Tensor& images) { return run_logits(program, images, path); };
+  const auto placed = std::make_shared<const Program>(program_here(program));
+  return [placed, path](const Tensor& images) {
+    return on_host(run_logits(*placed, here(images), path));
+  };
 }
 
 void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode,
@@ -138,7 +142,7 @@ void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches,
   Batch batch;
   for (int i = 0; i < batches && loader.next(batch); ++i) {
     for (BatchNormState* norm : norms) norm->momentum = 1.0f / float(i + 1), norm->frozen = false;
-    model.forward(batch.images, {.mode = mode, .training = true, .synchronize = synchronize});
+    model.forward(here(batch.images), {.mode = mode, .training = true, .synchronize = synchronize});
   }
   for (size_t i = 0; i < norms.size(); ++i)
     std::tie(norms[i]->momentum, norms[i]->frozen) = before[i];

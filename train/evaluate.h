@@ -46,9 +46,10 @@ struct EvaluateOptions {
 Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsOf& logits_of,
                     const EvaluateOptions& options);
 
-// Running statistics, no tape.
+// Logits of pictures in the host's memory, and in it; computed where current_stream() works at the
+// call, where the network lies. Running statistics, no tape.
 LogitsOf logits_of_model(Model& model, ForwardMode mode);
-// The integer program on the library's kernels.
+// The integer program, which lies in the host's memory, on the library's kernels.
 LogitsOf logits_of_program(const Program& program, CodePath path);
 
 // Replaces the running statistics of every batch normalization by the average over `batches`

@@ -8,6 +8,7 @@
 
 #include "core/base/files.h"
 #include "core/device/cpu.h"
+#include "train/device.h"
 
 namespace qt {
 namespace {
@@ -76,6 +77,8 @@ void TrainConfig::check(ConfigProblems& problems) const {
 }
 
 void Experiment::check(ConfigProblems& problems) const {
+  if (!is_device_name(device))
+    problems.add(device, "no such device: " + device.get() + "; allowed: auto, cpu, cuda, cuda:K");
   if (quant.activations.unsigned_full)
     problems.add(quant.activations.unsigned_full,
                  "codes 0..255 are for backends that have them; this build's engines hold codes in "
@@ -157,9 +160,9 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
   return model;
 }
 
-Precision backward_precision(const Experiment& experiment) {
+Precision backward_precision(const Experiment& experiment, bool on_gpu) {
   const std::string& name = experiment.train.backward;
-  if (name == "auto") return cpu_has(Isa::avx512_bf16) ? Precision::bf16 : Precision::f32;
+  if (name == "auto") return on_gpu || cpu_has(Isa::avx512_bf16) ? Precision::bf16 : Precision::f32;
   return name == "bf16" ? Precision::bf16 : Precision::f32;
 }
 

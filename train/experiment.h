@@ -176,8 +176,9 @@ struct TrainConfig : Section {
       "precision of backward convolutions; auto: bf16 where the CPU has it natively"};
   Key<int> threads{this, "threads", 0, range(0, 4096),
                    "0: one per core, and as the checkpoint says on resume"};
-  Key<std::string> on_nan{this, "on_nan", "stop", one_of("stop"),
-                          "what NaN or infinity does: exit code 5"};
+  Key<std::string> on_nan{this, "on_nan", "stop", one_of("stop", "skip"),
+                          "what NaN or infinity does: end the run (exit code 5), or leave out the "
+                          "step, as if its pictures had not been"};
   void check(ConfigProblems& problems) const override;
 };
 
@@ -230,6 +231,8 @@ struct Experiment : Section {
   CheckpointConfig checkpoint{this, "checkpoint", "when the state is saved"};
   EvalConfig eval{this, "eval", "when the test pictures are looked at"};
   DistributedConfig distributed{this, "distributed", "training on several processes (ranks)"};
+  Key<std::string> device{this, "device", "auto", any(),
+                          "where it is computed: cpu, cuda (the first GPU), cuda:K; auto: the CPU"};
   void check(ConfigProblems& problems) const override;
 };
 
@@ -244,7 +247,7 @@ LoaderSpec eval_loader_spec(const Experiment& experiment);
 // pattern of quant.overrides that no layer matches.
 std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& dataset);
 
-// f32 or bf16; `auto` looks at the CPU.
-Precision backward_precision(const Experiment& experiment);
+// f32 or bf16; `auto` is bf16 on a GPU, and looks at the CPU otherwise.
+Precision backward_precision(const Experiment& experiment, bool on_gpu);
 
 }  // namespace qt

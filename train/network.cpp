@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "core/base/files.h"
+#include "core/tensor/transfer.h"
 #include "train/checkpoint.h"
 
 namespace qt {
@@ -13,11 +14,15 @@ namespace {
 
 constexpr float floor_share = 1e-3f;  // of the first step
 
+// Quantizer::step_floor.
+bool stays_on_host(const std::string& name) { return name.ends_with(".scale_floor"); }
+
 // Where a quantizer keeps a floor and has not set it.
 void set_missing_floor(Quantizer& quantizer) {
   Tensor* floor = quantizer.step_floor();
   if (!floor || (floor->defined() && floor->data<float>()[0] > 0)) return;
-  const auto values = quantizer.step()->var.value().to_vector<float>();
+  const auto values = on_host(quantizer.step()->var.value()).to_vector<float>();
+  const UseStream host(Stream{});
   *floor = Tensor::full({1}, floor_share * *std::min_element(values.begin(), values.end()));
 }
 
@@ -58,10 +63,22 @@ std::vector<BatchNormState*> norms_of(Model& model) {
   return list;
 }
 
+void place_here(Model& model) {
+  Visitor visitor;
+  visitor.parameter = [](const std::string&, Parameter& parameter) {
+    parameter.set(here(parameter.var.value()));
+  };
+  visitor.buffer = [](const std::string& name, Tensor& tensor) {
+    if (!stays_on_host(name)) tensor = here(tensor);
+  };
+  visitor.constant = [](const std::string&, Tensor& tensor) { tensor = here(tensor); };
+  model.visit(visitor);
+}
+
 NamedTensors saved_state(Model& model) {
   NamedTensors list;
   for (const auto& [name, tensor] : state_of(model))
-    if (tensor.defined()) list.emplace_back(name, tensor);
+    if (tensor.defined()) list.emplace_back(name, stays_on_host(name) ? tensor : on_host(tensor));
   return list;
 }
 
@@ -91,7 +108,8 @@ void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
   loader.start_epoch(0);
   Batch batch;
   for (int i = 0; i < batches && loader.next(batch); ++i)
-    model.forward(batch.images, {.mode = mode, .calibrate = true, .synchronize = synchronize});
+    model.forward(here(batch.images),
+                  {.mode = mode, .calibrate = true, .synchronize = synchronize});
   Visitor visitor;
   visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
     if (quantizer.step() && !quantizer.ready())

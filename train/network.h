@@ -14,7 +14,12 @@ namespace qt {
 std::vector<NamedParameter> parameters_of(Model& model);
 std::vector<BatchNormState*> norms_of(Model& model);
 
-// Parameters and buffers that have a value: quantizer steps have none before calibration.
+// Parameters, buffers and constants of a network in the host's memory, into that which
+// current_stream() works on; floors of steps stay with the host.
+void place_here(Model& model);
+
+// Parameters and buffers that have a value: quantizer steps have none before calibration. In the
+// host's memory; the network lies where current_stream() works.
 NamedTensors saved_state(Model& model);
 
 // path: a run folder (its newest checkpoint), a checkpoint folder, or a .safetensors file.

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/config.h"
@@ -19,27 +20,43 @@ struct NamedParameter {
 
 struct OptimizerOptions;
 
-// Requires: the parameters stay where they are. Parameters without a value or without a gradient
-// are left alone. Ensures: new tensors, never a write into the old ones.
+// Requires: the parameters stay where they are, and lie where current_stream() works, as the
+// optimizer does. Parameters without a value or without a gradient are left alone. Ensures: new
+// tensors, never a write into the old ones.
 class Optimizer {
  public:
+  // The rate of quantizer steps is the learning rate times this.
+  explicit Optimizer(double step_lr_multiplier);
   virtual ~Optimizer() = default;
 
-  // One step with this learning rate; gradients are cleared. Weight decay is for
-  // Parameter::Kind::weight alone, steps of quantizers have their own factor on the rate and stay
-  // at or above their floor.
-  virtual void step(double lr) = 0;
+  // One step with this learning rate: both of the following.
+  void step(double lr) {
+    set_rate(lr);
+    update();
+  }
+  // The rates lie in memory of their own, so that a recorded update() follows them.
+  void set_rate(double lr);
+  // Gradients are cleared. Weight decay is for Parameter::Kind::weight alone, steps of quantizers
+  // stay at or above their floor. Nothing is waited for.
+  virtual void update() = 0;
+  // How many elements of quantizer steps the last update() lifted to their floor, f32 [1];
+  // undefined where it had no step to watch. For the first call after it.
+  Tensor take_lifted() { return std::exchange(lifted_, Tensor()); }
 
   // What a checkpoint holds, by parameter name; load() raises CheckpointError where a name or shape
   // does not fit.
   virtual NamedTensors state() const = 0;
   virtual void load(const NamedTensors& state) = 0;
-
-  // Elements of quantizer steps that step() had to lift to their floor, since construction.
-  int64_t projections() const { return projections_; }
+  // Every tensor that update() may replace besides parameters, in a fixed order, at addresses that
+  // stay; undefined ones have no value yet.
+  virtual std::vector<Tensor*> tensors() = 0;
 
  protected:
-  int64_t projections_ = 0;
+  Tensor rate_, step_rate_;  // f32 [1]
+  Tensor lifted_;
+
+ private:
+  double step_lr_multiplier_;
 };
 
 using OptimizerRegistry =

@@ -2,26 +2,31 @@
 #include "train/optimizer_kernels.h"
 
 #include "core/kernel/launch.h"
+#include "core/kernel/segments.h"
 
 namespace qt {
 namespace {
 
 struct SgdFunctor {
   SgdCoefficients by;
-  QT_HD Values<2> operator()(float w, float g, float v) const {
+  QT_HD Values<2> operator()(float w, float g, float v, float lr) const {
     const float decayed = g + by.weight_decay * w;
     const float velocity = by.momentum * v + decayed;
     const float ahead = decayed + by.momentum * velocity;
-    return {{w - by.lr * (by.nesterov ? ahead : velocity), velocity}};
+    return {{w - lr * (by.nesterov ? ahead : velocity), velocity}};
   }
 };
 
 struct Lift {
   float floor;
-  QT_HD Values<2> operator()(float w) const {
-    const bool low = w < floor;
-    return {{low ? floor : w, low ? 1.0f : 0.0f}};
-  }
+  QT_HD float operator()(float w) const { return w < floor ? floor : w; }
+};
+struct IsLow {
+  float floor;
+  QT_HD bool operator()(float w) const { return w < floor; }
+};
+struct Number {
+  QT_HD float operator()(int32_t n) const { return float(n); }
 };
 
 // x * 0 is zero for every finite x and NaN for all others, so one sum tells.
@@ -31,24 +36,44 @@ struct TimesZero {
 
 }  // namespace
 
-SgdResult sgd_update(const Tensor& w, const Tensor& gradient, const Tensor& velocity,
-                     const SgdCoefficients& by) {
-  QT_CHECK(gradient.shape() == w.shape(), "sgd_update: gradient of another shape");
-  const Tensor before = velocity.defined() ? velocity : Tensor::zeros(w.shape(), DType::f32);
-  SgdResult result{Tensor::empty(w.shape(), DType::f32), Tensor::empty(w.shape(), DType::f32)};
-  map(current_stream(), w.rows(), w.channels(), SgdFunctor{by}, in(w.data<float>()),
-      in(gradient.data<float>()), in(before.data<float>()), out(result.w.data<float>()),
-      out(result.velocity.data<float>()));
-  return result;
+std::vector<SgdResult> sgd_update(const std::vector<SgdArguments>& list) {
+  using Read = Element<float>;
+  using Written = Output<float>;
+  Segments<SgdFunctor, Read, Read, Read, Scalar<float>, Written, Written> segments;
+  std::vector<SgdResult> results;
+  std::vector<Tensor> zeros;
+  for (const SgdArguments& a : list) {
+    QT_CHECK(a.gradient.shape() == a.w.shape(), "sgd_update: gradient of another shape");
+    Tensor before = a.velocity;
+    if (!before.defined()) zeros.push_back(before = Tensor::zeros(a.w.shape(), DType::f32));
+    SgdResult result{Tensor::empty(a.w.shape(), DType::f32),
+                     Tensor::empty(a.w.shape(), DType::f32)};
+    segments.add(a.w.elements(), SgdFunctor{a.by}, in(a.w.data<float>()),
+                 in(a.gradient.data<float>()), in(std::as_const(before).data<float>()),
+                 scalar(a.lr.data<float>()), out(result.w.data<float>()),
+                 out(result.velocity.data<float>()));
+    results.push_back(std::move(result));
+  }
+  segments.map(current_stream());
+  return results;
 }
 
-Tensor lift_to_floor(const Tensor& w, float floor, int64_t& lifted) {
-  Tensor high = Tensor::empty(w.shape(), DType::f32), flags = Tensor::empty(w.shape(), DType::f32);
-  map(current_stream(), w.rows(), w.channels(), Lift{floor}, in(w.data<float>()),
-      out(high.data<float>()), out(flags.data<float>()));
-  lifted = 0;
-  for (float flag : flags.to_vector<float>()) lifted += flag > 0;
-  return high;
+Lifted lift_to_floor(const std::vector<Lifting>& list) {
+  Segments<Lift, Element<float>, Output<float>> lifts;
+  Segments<IsLow, Element<float>> low;
+  Lifted lifted{{}, Tensor::empty({1}, DType::f32)};
+  for (const auto& [w, floor] : list) {
+    Tensor high = Tensor::empty(w.shape(), DType::f32);
+    low.add(w.elements(), IsLow{floor}, in(w.data<float>()));
+    lifts.add(w.elements(), Lift{floor}, in(w.data<float>()), out(high.data<float>()));
+    lifted.w.push_back(std::move(high));
+  }
+  Tensor count = Tensor::empty({1}, DType::i32);
+  low.count_where(current_stream(), count.data<int32_t>());
+  lifts.map(current_stream());
+  map(current_stream(), 1, 1, Number{}, in(std::as_const(count).data<int32_t>()),
+      out(lifted.count.data<float>()));
+  return lifted;
 }
 
 bool all_finite(const Tensor& x) {

@@ -33,6 +33,7 @@ std::string to_json(const TrainState& state) {
   j["best_top1"] =
       state.best_top1 ? nlohmann::ordered_json(*state.best_top1) : nlohmann::ordered_json(nullptr);
   j["projections"] = state.projections;
+  j["skipped"] = state.skipped;
   return j.dump(2) + "\n";
 }
 
@@ -60,6 +61,7 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
     j.at("meter").at("images").get_to(state.meter.images);
     if (!j.at("best_top1").is_null()) state.best_top1 = j.at("best_top1").get<double>();
     j.at("projections").get_to(state.projections);
+    state.skipped = j.value("skipped", int64_t{0});
     return state;
   } catch (const nlohmann::json::exception& e) {
     throw CheckpointError(where + "/state.json cannot be read: " + e.what());

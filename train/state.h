@@ -32,6 +32,7 @@ struct TrainState {
   Meter meter;
   std::optional<double> best_top1;  // of the last phase, percent
   int64_t projections = 0;          // quantizer steps lifted to their floor so far
+  int64_t skipped = 0;              // steps left out because something was not finite
   // What the bits depend on beside the tensors.
   int64_t seed = 0;
   int threads = 0, world = 1;

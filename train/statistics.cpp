@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "core/autograd/tape.h"
+#include "core/tensor/transfer.h"
 
 namespace qt {
 namespace {
@@ -16,7 +17,7 @@ constexpr int bars = 48;
 class Collector : public Observer {
  public:
   void quantized(const std::string& name, const Tensor& real, const Tensor& codes) override {
-    list.push_back(statistics_of(name, real, codes));
+    list.push_back(statistics_of(name, on_host(real), on_host(codes)));
   }
   std::vector<LayerStatistics> list;
 };
@@ -75,7 +76,7 @@ std::vector<LayerStatistics> layer_statistics(Model& model, const Tensor& images
                                               ForwardMode mode) {
   const Tape::Pause pause;
   Collector collector;
-  model.forward(images, {.mode = mode, .observer = &collector});
+  model.forward(here(images), {.mode = mode, .observer = &collector});
   return std::move(collector.list);
 }
 

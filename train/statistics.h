@@ -23,7 +23,7 @@ struct LayerStatistics {
 // real: f32; codes: i8 or u8 of its shape with step [1], or [k] per first-axis channel.
 LayerStatistics statistics_of(const std::string& name, const Tensor& real, const Tensor& codes);
 
-// One evaluation pass over images with an observer.
+// One evaluation pass over images (of the host's memory) with an observer.
 std::vector<LayerStatistics> layer_statistics(Model& model, const Tensor& images, ForwardMode mode);
 
 // Scalars quant/{step,clipped,codes_used,sqnr_db}/NAME and histograms values/NAME.

@@ -4,7 +4,6 @@
 
 #include "core/base/log.h"
 #include "core/device/cpu.h"
-#include "core/library/library.h"
 #include "train/cli.h"
 #include "train/trainer.h"
 #include "train/version.h"
@@ -66,11 +65,11 @@ void write_run_files(const RunFolder& folder, const CommandLine& command,
   folder.write_environment(command.all, {{"version", version_number},
                                          {"git", version_commit},
                                          {"compiler", __VERSION__},
-                                         {"device", "cpu"},
+                                         {"device", trainer.device()},
                                          {"isa", name_of(cpu_isa())},
                                          {"processes", std::to_string(ranks.world())},
                                          {"communicator", ranks.name()},
-                                         {"library", current_library().name()},
+                                         {"library", trainer.library()},
                                          {"run", trainer.summary()}});
 }
 
@@ -102,6 +101,7 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   Experiment experiment;
   load_config(experiment, command.config, command.overrides);
   if (command.seed) experiment.train.seed.set(*command.seed, "--seed");
+  if (command.device != "auto") experiment.device.set(command.device, "--device");
   ranks.set_timeout(experiment.distributed.timeout);
   if (!command.dump_config.empty()) {
     if (!ranks.writes()) return ExitCode::done;

@@ -12,7 +12,11 @@ namespace qt {
 
 Trainer::Outcome Trainer::run(const StopRequests& requests) {
   while (state_.at.phase < int64_t(plan_.size())) {
-    loader_->start_epoch(int(state_.at.epochs_done), state_.at.step * experiment_.train.accumulate);
+    const int64_t first = state_.at.step * experiment_.train.accumulate;
+    if (gpu_)
+      gpu_->start_epoch(int(state_.at.epochs_done), first);
+    else
+      loader_->start_epoch(int(state_.at.epochs_done), first);
     while (state_.at.step < steps_per_epoch_) {
       train_step(requests);
       if (!stop_reason_.empty()) {
@@ -39,23 +43,10 @@ void Trainer::train_step(const StopRequests& requests) {
   note("reading pictures");
   meet(options_.simulation, ranks_, Simulation::Place::step, state_.at.steps_done + 1);
   freeze_statistics();
-  StepEnd end = run_batches();
-  end.stop = requests.reason();
-  end = agreed(ranks_, end);
-  if (!end.bad.empty()) diverged(end.bad);
-  if (!ranks_.alone()) state_.meter.add(end.loss, end.correct, end.images);
-  note("update");
-  if (const std::string bad = first_bad_gradient(parameters_); !bad.empty())
-    diverged("the gradient of " + bad);
-  optimizer_->step(lr);
-  if (const std::string bad =
-          first_bad_parameter(parameters_, phase().mode != ForwardMode::float32);
-      !bad.empty())
-    diverged(bad);
+  const StepEnd end = gpu_ ? step_on_gpu(lr) : step_on_cpu(lr, requests);
 
   ++state_.at.step, ++state_.at.steps_done;
   if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
-  state_.projections = projections_before_ + optimizer_->projections();
   StepReport report{.phase = phase().name,
                     .epoch = state_.at.epoch,
                     .epochs = phase().config->epochs,
@@ -67,8 +58,74 @@ void Trainer::train_step(const StopRequests& requests) {
     report.communicated = buckets_->seconds_on_the_way() - sent_before;
     report.waited_for_ranks = buckets_->seconds_waited() - exposed_before;
   }
+  if (gpu_ && (log_->is_due(state_.at.steps_done) || gpu_->is_full())) read_gpu();
   log_->step(report, state_);
   stop_reason_ = ranks_.alone() ? requests.reason() : end.stop;
+}
+
+StepEnd Trainer::step_on_cpu(double lr, const StopRequests& requests) {
+  const Meter before = state_.meter;
+  if (step_state_) step_state_->begin();
+  StepEnd end = run_batches();
+  end.stop = requests.reason();
+  end = agreed(ranks_, end);
+  std::string bad = end.bad;
+  if (bad.empty()) {
+    if (!ranks_.alone()) state_.meter.add(end.loss, end.correct, end.images);
+    note("update");
+    bad = update(lr);
+  }
+  if (bad.empty()) return end;
+  leave_out(bad, state_.at.steps_done + 1);
+  state_.meter = before;
+  step_state_->put_back();
+  for (const NamedParameter& p : parameters_) p.parameter->var.clear_grad();
+  return end;
+}
+
+// What is not finite; "": nothing.
+std::string Trainer::update(double lr) {
+  if (const std::string bad = first_bad_gradient(parameters_); !bad.empty())
+    return "the gradient of " + bad;
+  optimizer_->step(lr);
+  const Tensor lifted = optimizer_->take_lifted();
+  std::string bad = first_bad_parameter(parameters_, phase().mode != ForwardMode::float32);
+  if (bad.empty() && lifted.defined()) state_.projections += int64_t(lifted.to_vector<float>()[0]);
+  return bad;
+}
+
+// Enqueued; what it gave is known after read_gpu().
+StepEnd Trainer::step_on_gpu(double lr) {
+  const auto section = device_->enter();
+  StepEnd end;
+  end.images = gpu_->step(lr);
+  return end;
+}
+
+void Trainer::read_gpu() {
+  if (!gpu_) return;
+  const auto section = device_->enter();
+  const std::vector<StepResult> results = gpu_->read();
+  int64_t step = state_.at.steps_done - int64_t(results.size());
+  for (const StepResult& result : results) {
+    ++step;
+    if (!result.bad.empty()) {
+      leave_out(result.bad, step);
+      continue;
+    }
+    for (const StepResult::Part& part : result.parts)
+      state_.meter.add(part.loss * double(part.images), part.correct, part.images);
+    state_.projections += result.lifted;
+  }
+}
+
+// A step that must change nothing, or the end.
+void Trainer::leave_out(const std::string& what, int64_t step) {
+  if (!skips()) diverged(what, step);
+  Tape::current().forget();
+  ++state_.skipped;
+  log_->say("step " + std::to_string(step) + " (" + phase().name + "): " + what +
+            " is not finite; the step is left out, " + std::to_string(state_.skipped) + " so far");
 }
 
 // Forward and backward; afterwards gradients and running statistics are those of all ranks.
@@ -93,7 +150,10 @@ StepEnd Trainer::run_batches() {
     const double value = loss.value().data<float>()[0];
     if (end.bad.empty()) end.bad = first_not_finite(value);
     // Alone there is nobody to agree with; with others all of them end the step first.
-    if (ranks_.alone() && !end.bad.empty()) diverged(end.bad);
+    if (ranks_.alone() && !end.bad.empty()) {
+      while (++micro < config.accumulate) loader_->next(batch);  // the next step has its own
+      return end;
+    }
     note("backward");
     if (micro + 1 == config.accumulate) {
       if (!synchronized()) average.start();
@@ -116,6 +176,7 @@ Tensor Trainer::backward_seed(const Batch& batch) const {
 }
 
 void Trainer::end_epoch() {
+  read_gpu();
   const int64_t epoch = state_.at.epoch + 1;
   const bool phase_ends = epoch == phase().config->epochs;
   const auto due = [&](int every) { return phase_ends || (every > 0 && epoch % every == 0); };
@@ -123,7 +184,7 @@ void Trainer::end_epoch() {
   if (phase_ends) log_->phase_ended(phase().name);
   log_->pause();
   note("comparing ranks");
-  check_same(ranks_, saved_state(*model_), state_.at.steps_done);
+  if (!ranks_.alone()) check_same(ranks_, saved_state(*model_), state_.at.steps_done);
   note("layer statistics");
   if (ranks_.writes() && phase().mode != ForwardMode::float32 &&
       experiment_.log.histograms_every > 0 && due(experiment_.log.histograms_every))
@@ -157,10 +218,10 @@ std::string Trainer::first_not_finite(double loss) {
   return std::isfinite(loss) ? "" : "loss";
 }
 
-void Trainer::diverged(const std::string& what) {
+void Trainer::diverged(const std::string& what, int64_t step) {
   Tape::current().forget();
-  throw DivergenceError("step " + std::to_string(state_.at.steps_done + 1) + " (" + phase().name +
-                        ", epoch " + std::to_string(state_.at.epoch + 1) + "): " + what +
+  throw DivergenceError("step " + std::to_string(step) + " (" + phase().name + ", epoch " +
+                        std::to_string(state_.at.epoch + 1) + "): " + what +
                         " is not finite; the last checkpoint is untouched. A lower train." +
                         phase().name + ".lr or more schedule.warmup_epochs may help");
 }
@@ -179,6 +240,7 @@ void Trainer::evaluate_now() {
   note("evaluation");
   meet(options_.simulation, ranks_, Simulation::Place::eval);
   if (phase().mode != ForwardMode::float32 && batches > 0) {
+    const auto section = device_->enter();
     Loader loader(train_set_, loader_spec());
     reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode,
                           synchronized());
@@ -195,15 +257,27 @@ Evaluation Trainer::evaluation() {
   const EvaluateOptions options{.loader = eval_loader_spec(experiment_),
                                 .ranks = ranks_.alone() ? nullptr : &ranks_};
   if (phase().mode == ForwardMode::float32 || !has_program())
-    return evaluate(test_set_, logits_of_model(*model_, phase().mode), options);
+    return evaluate(test_set_, on_device(logits_of_model(*model_, phase().mode)), options);
   Program program = integer_program();
   const CodePath path =
       phase().mode == ForwardMode::exact_float ? CodePath::exact_float : CodePath::integer;
-  const Evaluation result = evaluate(test_set_, logits_of_program(program, path), options);
+  LogitsOf logits_of;
+  {
+    const auto section = device_->enter();
+    logits_of = logits_of_program(program, path);
+  }
+  const Evaluation result = evaluate(test_set_, on_device(logits_of), options);
   program.notes["top1"] = std::to_string(result.top1);
   const bool best = last_phase() && (!state_.best_top1 || result.top1 > *state_.best_top1);
   by_writer(ranks_, "saving the integer program", [&] { save_program_files(program, best); });
   return result;
+}
+
+LogitsOf Trainer::on_device(const LogitsOf& logits_of) const {
+  return [device = device_, logits_of](const Tensor& images) {
+    const auto section = device->enter();
+    return logits_of(images);
+  };
 }
 
 void Trainer::collect_statistics() {
@@ -213,8 +287,9 @@ void Trainer::collect_statistics() {
   Loader loader(test_set_, spec);
   Batch batch;
   loader.start_epoch(0);
-  if (loader.next(batch))
-    log_->statistics(state_, layer_statistics(*model_, batch.images, phase().mode));
+  if (!loader.next(batch)) return;
+  const auto section = device_->enter();
+  log_->statistics(state_, layer_statistics(*model_, batch.images, phase().mode));
 }
 
 }  // namespace qt

@@ -10,8 +10,10 @@
 #include "core/comm/communicator.h"
 #include "distributed/buckets.h"
 #include "train/checkpoint.h"
+#include "train/device.h"
 #include "train/evaluate.h"
 #include "train/experiment.h"
+#include "train/gpu_training.h"
 #include "train/replica.h"
 #include "train/run_folder.h"
 #include "train/signals.h"
@@ -29,7 +31,8 @@ struct TrainerOptions {
   bool show_progress = true;
   Communicator* ranks = nullptr;  // null: one process
   std::optional<Simulation> simulation = {};
-  int64_t* steps_done = nullptr;  // kept up to date, for whoever reports a failure
+  std::shared_ptr<const Device> device = {};  // null: the one that the config names
+  int64_t* steps_done = nullptr;              // kept up to date, for whoever reports a failure
 };
 
 struct Phase {
@@ -55,6 +58,10 @@ class Trainer {
   int64_t steps_done() const { return state_.at.steps_done; }
   const std::optional<Evaluation>& last_evaluation() const { return last_evaluation_; }
   const std::optional<double>& best_top1() const { return state_.best_top1; }
+  const std::string& device() const { return device_->name(); }
+  const std::string& library() const { return state_.library; }
+  // Where a GPU replays recorded steps: true, or why not.
+  bool replays() const { return gpu_ && gpu_->replays(); }
   std::string what_was_evaluated() const;  // "integer-program", "float", "simulated"
   std::string summary() const;             // for --dry-run and the log
 
@@ -62,13 +69,19 @@ class Trainer {
   const Phase& phase() const { return plan_.at(size_t(state_.at.phase)); }
   bool last_phase() const { return state_.at.phase + 1 == int64_t(plan_.size()); }
   int64_t total_epochs() const;
+  void check_device() const;
   LoaderSpec loader_spec() const;
   Communicator* synchronized() const;  // Pass::synchronize
   void note(const char* activity) const { ranks_.note(state_.at.steps_done + 1, activity); }
 
   // The loop: trainer.cpp.
   void train_step(const StopRequests& requests);
+  StepEnd step_on_cpu(double lr, const StopRequests& requests);
   StepEnd run_batches();
+  std::string update(double lr);
+  StepEnd step_on_gpu(double lr);
+  void read_gpu();
+  void leave_out(const std::string& what, int64_t step);
   Tensor backward_seed(const Batch& batch) const;
   void end_epoch();
   void advance();
@@ -77,7 +90,8 @@ class Trainer {
   Evaluation evaluation();
   void collect_statistics();
   std::string first_not_finite(double loss);
-  [[noreturn]] void diverged(const std::string& what);
+  [[noreturn]] void diverged(const std::string& what, int64_t step);
+  LogitsOf on_device(const LogitsOf& logits_of) const;
 
   // Beginning, saving, continuing, ending: trainer_state.cpp.
   void restore(const LoadedCheckpoint& from);
@@ -87,6 +101,7 @@ class Trainer {
   void average_statistics();
   void save(std::optional<double> score);
   bool has_program() const;
+  bool skips() const { return experiment_.train.on_nan == "skip"; }
   Program integer_program();
   void save_program_files(const Program& program, bool best);
   void write_bad_samples();
@@ -95,9 +110,11 @@ class Trainer {
   const Experiment& experiment_;
   TrainerOptions options_;
   Communicator& ranks_;
+  std::shared_ptr<const Device> device_;  // outlives the tensors below
   std::vector<Phase> plan_;
   std::shared_ptr<const Dataset> train_set_, test_set_;
   std::unique_ptr<Model> model_;
+  std::unique_ptr<Model> twin_;  // of model_ in the host's memory, where model_ is on a GPU
   std::vector<NamedParameter> parameters_;
   std::vector<BatchNormState*> norms_;
   std::unique_ptr<Loader> loader_;
@@ -111,7 +128,9 @@ class Trainer {
   TrainState state_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<LearningRate> learning_rate_;
-  int64_t projections_before_ = 0;  // by earlier optimizers
+  // On the CPU with train.on_nan skip: what a step must leave as it was. On a GPU: its steps.
+  std::unique_ptr<StepState> step_state_;
+  std::unique_ptr<GpuTraining> gpu_;
   // With several ranks: the gradients' way, and why all of them stop after this step.
   std::unique_ptr<GradientBuckets> buckets_;
   std::string stop_reason_;

@@ -5,6 +5,7 @@
 
 #include "core/base/log.h"
 #include "core/library/library.h"
+#include "core/tensor/transfer.h"
 #include "deploy/build_program.h"
 #include "deploy/model_file.h"
 #include "train/network.h"
@@ -43,7 +44,9 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
     : experiment_(experiment),
       options_(options),
       ranks_(options.ranks ? *options.ranks : single_communicator()),
+      device_(options.device ? options.device : open_device(experiment.device)),
       plan_(plan(experiment)) {
+  check_device();
   const int threads = experiment.train.threads;
   state_.threads = pin_threads(threads > 0 ? threads : ranks_.fair_threads());
   state_.world = ranks_.world();
@@ -57,7 +60,9 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   parameters_ = parameters_of(*model_);
   norms_ = norms_of(*model_);
   if (!ranks_.alone()) observe_on(*model_, ranks_);
-  loader_ = std::make_unique<Loader>(train_set_, loader_spec());
+  LoaderSpec loading = loader_spec();
+  loading.windows_later = device_->on_gpu();
+  loader_ = std::make_unique<Loader>(train_set_, loading);
   const int64_t accumulate = experiment.train.accumulate;
   steps_per_epoch_ = loader_->batches_per_epoch() / accumulate;
   if (options.overfit_batches)
@@ -68,11 +73,25 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
     throw ConfigError("an epoch has no step: " + std::to_string(train_set_->size()) +
                       " training pictures, batch " + std::to_string(experiment.train.batch) +
                       ", accumulate " + std::to_string(accumulate));
-  backward_ = backward_precision(experiment);
+  backward_ = backward_precision(experiment, device_->on_gpu());
   state_.seed = experiment.train.seed;
-  state_.library = current_library().name();
+  {
+    const auto section = device_->enter();
+    state_.library = current_library().name();
+  }
   state_.config_hash = config_hash(experiment);
   state_.program_version = version_number;
+}
+
+void Trainer::check_device() const {
+  if (!device_->on_gpu()) return;
+  if (!ranks_.alone())
+    throw ConfigError("device " + device_->name() + " trains one process, " +
+                      std::to_string(ranks_.world()) +
+                      " were started; training on several processes is for the CPU");
+  if (experiment_.train.qat_phase.epochs > 0 && experiment_.train.forward == "exact_float")
+    throw ConfigError("train.forward exact_float is the CPU's way to multiply codes; device " +
+                      device_->name() + " takes int8 or fake_quant");
 }
 
 LoaderSpec Trainer::loader_spec() const {
@@ -112,6 +131,7 @@ std::string Trainer::summary() const {
                  : std::string(" (forward ") + name_of(phase.mode) + "), ");
   text += std::to_string(steps_per_epoch_) + " steps an epoch, " + std::to_string(state_.threads) +
           " threads";
+  if (device_->on_gpu()) text += ", on " + device_->name();
   if (ranks_.alone()) return text;
   return text + " on each of " + std::to_string(state_.world) + " processes (" + ranks_.name() +
          "), " + (synchronized() ? "synchronized" : "local") + " batch statistics";
@@ -152,6 +172,11 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
     log_->say("first weights from " + experiment_.train.init_from.get());
   }
   share_state(ranks_, *model_);
+  if (device_->on_gpu()) {
+    twin_ = build_model(experiment_, *train_set_);
+    const auto section = device_->enter();
+    place_here(*model_);
+  }
   if (state_.at.phase < int64_t(plan_.size()))
     begin_phase(from ? &from->content.tensors("optim.safetensors") : nullptr);
 }
@@ -189,13 +214,13 @@ void Trainer::restore(const LoadedCheckpoint& from) {
   state_.library = now.library;
   state_.config_hash = now.config_hash;
   state_.program_version = now.program_version;
-  projections_before_ = state_.projections;
 }
 
 // optimizer_state: of a checkpoint within this phase; null at a phase's first step.
 void Trainer::begin_phase(const NamedTensors* optimizer_state) {
+  const auto section = device_->enter();
   const PhaseConfig& config = *phase().config;
-  projections_before_ = state_.projections;
+  gpu_.reset(), step_state_.reset();  // before what they watch
   const OptimizerConfig& optimizer = experiment_.train.optimizer;
   optimizer_ =
       make_optimizer({.kind = optimizer.kind,
@@ -210,6 +235,16 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
   take_step_floors(*model_);
   if (optimizer_state) optimizer_->load(*optimizer_state);
   make_buckets();
+  if (device_->on_gpu())
+    gpu_ = std::make_unique<GpuTraining>(
+        *model_, *optimizer_, *loader_,
+        GpuTrainingOptions{.mode = phase().mode,
+                           .backward = backward_,
+                           .accumulate = experiment_.train.accumulate,
+                           .label_smoothing = experiment_.train.label_smoothing,
+                           .say = [this](const std::string& text) { log_->say(text); }});
+  else if (skips())
+    step_state_ = std::make_unique<StepState>(*model_, *optimizer_);
 }
 
 // Of the parameters that this phase trains.
@@ -247,13 +282,18 @@ void Trainer::calibrate_now() {
 }
 
 void Trainer::save(std::optional<double> score) {
+  read_gpu();
   note("saving");
   meet(options_.simulation, ranks_, Simulation::Place::save);
   by_writer(ranks_, "saving", [&] {
     log_->sync();
     Checkpoint content;
-    content.files["model.safetensors"] = saved_state(*model_);
-    content.files["optim.safetensors"] = optimizer_->state();
+    {
+      const auto section = device_->enter();
+      content.files["model.safetensors"] = saved_state(*model_);
+      NamedTensors& kept = content.files["optim.safetensors"] = optimizer_->state();
+      for (auto& [name, tensor] : kept) tensor = on_host(tensor);
+    }
     content.state_json = to_json(state_);
     store_->save(state_.at.steps_done, content, score);
     folder_->write_status(
@@ -274,12 +314,21 @@ std::string Trainer::what_was_evaluated() const {
 }
 
 Program Trainer::integer_program() {
-  return build_program(*model_, {.class_names = test_set_->classes(),
-                                 .resize = test_set_->resize_size(),
-                                 .notes = {{"config_hash", state_.config_hash},
-                                           {"model", experiment_.model.name},
-                                           {"step", std::to_string(state_.at.steps_done)},
-                                           {"program_version", version_number}}});
+  if (twin_) {
+    NamedTensors now;
+    {
+      const auto section = device_->enter();
+      now = saved_state(*model_);
+    }
+    load_state(*twin_, now, true);
+  }
+  return build_program(twin_ ? *twin_ : *model_,
+                       {.class_names = test_set_->classes(),
+                        .resize = test_set_->resize_size(),
+                        .notes = {{"config_hash", state_.config_hash},
+                                  {"model", experiment_.model.name},
+                                  {"step", std::to_string(state_.at.steps_done)},
+                                  {"program_version", version_number}}});
 }
 
 void Trainer::save_program_files(const Program& program, bool best) {

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/base/log.h"
+#include "core/device/gpu.h"
 #include "core/device/memory.h"
 
 namespace qt {
@@ -47,7 +48,7 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
   waited_for_ranks_ += report.waited_for_ranks.value_or(0);
   remaining_.step_done(state.at.steps_done, now(), report.seconds_waited);
   count(report, state.at.steps_done);
-  if (state.at.steps_done % experiment_.log.every == 0) {
+  if (is_due(state.at.steps_done)) {
     const double seconds = std::max(now() - since_, 1e-9);
     last_loss_ = state.meter.mean_loss(), last_top1_ = state.meter.top1(), has_last_ = true;
     images_per_second_ = double(images_) / seconds;
@@ -60,6 +61,10 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
                           {"memory/peak_bytes", double(memory_stats().peak)},
                           {"memory/peak_resident_bytes", double(peak_resident_bytes())},
                           {"memory/system_allocations", double(system_allocations_)}};
+    if (experiment_.train.on_nan == "skip")
+      values.emplace_back("train/skipped_steps", double(state.skipped));
+    if (const size_t peak = gpu_memory_stats().peak; peak > 0)
+      values.emplace_back("memory/gpu_peak_bytes", double(peak));
     if (report.communicated) {
       values.emplace_back("distributed/communication", communicated_ / seconds);
       values.emplace_back("distributed/hidden",

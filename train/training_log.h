@@ -39,6 +39,8 @@ class TrainingLog {
   TrainingLog(const Experiment& experiment, const TrainingLogOptions& options,
               const TrainState& at);
 
+  // Whether step() will write the meter, which must be up to date then.
+  bool is_due(int64_t steps_done) const { return steps_done % experiment_.log.every == 0; }
   // Writes the meter every log.every steps, and then clears it.
   void step(const StepReport& report, TrainState& state);
   void evaluated(const std::string& phase, const TrainState& state, const Evaluation& evaluation,

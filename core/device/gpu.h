@@ -14,6 +14,14 @@
 
 namespace qt {
 
+// Whether this build can work on a GPU at all.
+bool built_with_cuda();
+// How many GPUs the driver shows; 0 without CUDA and without a driver.
+int gpu_count();
+// The GPU, numbered from 0, that the calling thread works on from now on; 0 unless told. To be
+// called before anything else here.
+void use_gpu(int number);
+
 // An owned stream, which waits for no other unless told to.
 class GpuStream {
  public:
@@ -57,6 +65,8 @@ void release_cached_gpu_memory();
 // ---- copies and fills, in the order of the stream ----
 // Through pinned memory: `from` may change once the call returns.
 void copy_to_gpu(void* to, const void* from, size_t bytes, Stream stream);
+// From memory of allocate_pinned, which must stay as it is until the copy has run.
+void send_to_gpu(void* to, const void* pinned, size_t bytes, Stream stream);
 // Returns when `to` is filled.
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream);
 void copy_on_gpu(void* to, const void* from, size_t bytes, Stream stream);

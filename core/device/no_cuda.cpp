@@ -11,6 +11,10 @@ namespace {
 
 }  // namespace
 
+bool built_with_cuda() { return false; }
+int gpu_count() { return 0; }
+void use_gpu(int) { refuse(); }
+
 GpuStream::GpuStream() { refuse(); }
 void GpuStream::synchronize() const { refuse(); }
 GpuEvent::GpuEvent() { refuse(); }
@@ -28,6 +32,7 @@ MemoryStats gpu_memory_stats() { return {}; }
 void reset_gpu_memory_peak() {}
 void release_cached_gpu_memory() {}
 void copy_to_gpu(void*, const void*, size_t, Stream) { refuse(); }
+void send_to_gpu(void*, const void*, size_t, Stream) { refuse(); }
 void copy_to_host(void*, const void*, size_t, Stream) { refuse(); }
 void copy_on_gpu(void*, const void*, size_t, Stream) { refuse(); }
 void set_bytes_on_gpu(void*, int, size_t, Stream) { refuse(); }

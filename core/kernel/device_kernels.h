@@ -40,6 +40,12 @@ __device__ auto value_at(const Lookup<T, I>& o, int64_t i, int64_t, int64_t c, i
   return loaded(o.table[c * 256 + uint8_t(o.index[i])]);
 }
 
+template <class T>
+__device__ T value_at(const Windowed<T>& o, int64_t, int64_t r, int64_t c, int64_t) {
+  const T* const pixel = o.pixel(r);
+  return pixel ? pixel[c] : T(0);
+}
+
 // Splits the operands of map into inputs and outputs by recursion: f is called when only outputs
 // are left.
 template <int K, class R>

@@ -83,6 +83,17 @@ struct HostView<Lookup<T, I>> {
 };
 
 template <class T>
+struct HostView<Windowed<T>> {
+  Windowed<T> pictures;
+  HostView(const Windowed<T>& o, int64_t, int64_t) : pictures(o) {}
+  struct Span {
+    const T* p;
+    T get(int64_t j) const { return p ? p[j] : T(0); }
+  };
+  Span at(int64_t, int64_t row) const { return {pictures.pixel(row)}; }
+};
+
+template <class T>
 struct HostView<Output<T>> {
   T* p;
   HostView(const Output<T>& o, int64_t, int64_t) : p(o.p) {}

@@ -38,6 +38,23 @@ struct Lookup {
   const I* index;
   const T* table;
 };  // table[channel][uint8(index)]
+// Pictures of height x width, each through a window of its own, windows[picture] = top, left,
+// flipped (ints): what (row, channel) of the cropped pictures shows; 0 outside the picture.
+template <class T>
+struct Windowed {
+  const T* p;
+  const int32_t* windows;
+  int64_t height, width, channels;
+
+  // The pixel that the row shows; null outside.
+  QT_HD const T* pixel(int64_t row) const {
+    const int64_t x = row % width, y = row / width % height, picture = row / width / height;
+    const int32_t* const window = windows + picture * 3;
+    const int64_t from_y = y + window[0], from_x = (window[2] ? width - 1 - x : x) + window[1];
+    if (from_y < 0 || from_y >= height || from_x < 0 || from_x >= width) return nullptr;
+    return p + ((picture * height + from_y) * width + from_x) * channels;
+  }
+};
 template <class T>
 struct Output {
   T* p;

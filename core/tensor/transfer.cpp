@@ -1,6 +1,8 @@
 // core/tensor/transfer.cpp -- copies of tensors between the host's memory and a GPU's.
 #include "core/tensor/transfer.h"
 
+#include <cstring>
+
 #include "core/device/gpu.h"
 
 namespace qt {
@@ -25,6 +27,12 @@ Tensor here(const Tensor& x) {
 
 Tensor on_host(const Tensor& x) {
   return current_stream().on_gpu && x.defined() ? to_host(x, current_stream()) : x;
+}
+
+void overwrite(const Tensor& to, const float* values) {
+  QT_CHECK(to.dtype() == DType::f32, "overwrite is for f32, got " + to.shape().text());
+  if (current_stream().on_gpu) return copy_to_gpu(to.raw(), values, to.bytes(), current_stream());
+  memcpy(to.raw(), values, to.bytes());
 }
 
 }  // namespace qt

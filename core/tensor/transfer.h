@@ -18,4 +18,8 @@ Tensor to_host(const Tensor& x, Stream stream);
 Tensor here(const Tensor& x);
 Tensor on_host(const Tensor& x);
 
+// Puts other numbers into a tensor that lies where current_stream() works, in the order of that
+// stream: for whoever created it.
+void overwrite(const Tensor& to, const float* values);
+
 }  // namespace qt

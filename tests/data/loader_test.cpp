@@ -8,6 +8,7 @@
 #include <chrono>
 #include <numeric>
 
+#include "data/windows.h"
 #include "tests/data/files.h"
 
 namespace qt {
@@ -59,6 +60,31 @@ TEST(Loader, GivesTheSameBatchesForAnyWorkersAndPrefetch) {
       LoaderSpec spec = training(workers);
       spec.prefetch = prefetch;
       EXPECT_EQ(epoch_of(spec, 4), expected) << workers << " workers, prefetch " << prefetch;
+    }
+}
+
+TEST(Loader, WindowsThatAreLeftForLaterGiveTheSamePictures) {
+  using Crop = AugmentSpec::Crop;
+  for (const Crop crop : {Crop::none, Crop::padded, Crop::random_resized})
+    for (const bool flip : {false, true}) {
+      LoaderSpec spec = training();
+      spec.augment.crop = crop;
+      spec.augment.flip = flip;
+      const std::vector<Content> expected = epoch_of(spec, 3);
+      spec.windows_later = true;
+      Loader loader(small_set(), spec);
+      loader.start_epoch(3);
+      bool moved = false;
+      for (const Content& wanted : expected) {
+        Batch batch;
+        ASSERT_TRUE(loader.next(batch));
+        Tensor shown = Tensor::empty(batch.images.shape(), DType::u8);
+        show_windows(batch.images.data<uint8_t>(), batch.windows.data<int32_t>(), shown);
+        EXPECT_EQ(shown.to_vector<uint8_t>(), wanted.pixels);
+        EXPECT_EQ(batch.labels.to_vector<int64_t>(), wanted.labels);
+        moved |= batch.images.to_vector<uint8_t>() != wanted.pixels;
+      }
+      EXPECT_EQ(moved, crop == Crop::padded || (flip && crop == Crop::none));
     }
 }
 

@@ -70,6 +70,14 @@ template <class T>
 requires std::is_integral_v<T> T atomicAdd(T* to, T v) {
   return __atomic_fetch_add(to, v, __ATOMIC_RELAXED);
 }
+template <class T>
+requires std::is_integral_v<T> T atomicMin(T* to, T v) {
+  T before = __atomic_load_n(to, __ATOMIC_RELAXED);
+  while (v < before &&
+         !__atomic_compare_exchange_n(to, &before, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return before;
+}
 
 namespace qt::kernel {  // NOLINTEND(readability-identifier-naming)
 

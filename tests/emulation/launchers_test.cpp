@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/kernel/launch.h"
+#include "core/kernel/segments.h"
 #include "tests/emulation/emulated_gpu.h"
 
 namespace qt {
@@ -117,6 +118,29 @@ TEST_F(Launchers, MapOfRowsColumnsAndLookups) {
   });
 }
 
+struct Pixel {
+  QT_HD uint8_t operator()(uint8_t pixel) const { return pixel; }
+};
+
+TEST_F(Launchers, MapOfPicturesThroughWindows) {
+  for (const int64_t channels : {1, 3, 300}) {
+    const int64_t n = 5, height = 4, width = 7;
+    const Shape shape{n, height, width, channels};
+    Tensor pictures = Tensor::empty(shape, DType::u8);
+    for (int64_t i = 0; i < pictures.elements(); ++i)
+      pictures.data<uint8_t>()[i] = uint8_t(i % 255 + 1);
+    const Tensor windows =
+        Tensor::of<int32_t>({n, 3}, {0, 0, 0, -2, 3, 0, 1, -1, 1, 0, 0, 1, 9, -9, 1});
+    expect_same_on_gpu({pictures, windows}, {unwritten(shape, DType::u8)},
+                       [=](Stream stream, const Tensors& x, Tensors y) {
+                         map(stream, n * height * width, channels, Pixel{},
+                             Windowed<uint8_t>{x[0].data<uint8_t>(), x[1].data<int32_t>(), height,
+                                               width, channels},
+                             out(y[0].data<uint8_t>()));
+                       });
+  }
+}
+
 struct ThreeSums {
   QT_HD Values<3> operator()(float x, float m) const { return {{x, x * m, x - m}}; }
 };
@@ -225,6 +249,61 @@ TEST_F(Launchers, GatherWindows) {
                                         x[1].data<int8_t>(), dx[0].data<float>());
                        });
   }
+}
+
+struct ScaledSum {
+  float by;
+  QT_HD Values<2> operator()(float x, float y, float scale) const {
+    return {{x * by + y * scale, x - y}};
+  }
+};
+struct AtLeast {
+  float limit;
+  QT_HD bool operator()(float x) const { return x >= limit; }
+};
+
+// More segments than one launch takes, among them empty ones and one of more than all blocks.
+std::vector<int64_t> segment_lengths() {
+  std::vector<int64_t> lengths;
+  for (int64_t i = 0; i < 90; ++i) lengths.push_back(i % 7 == 3 ? 0 : 1 + i * i % 700);
+  if (!sanitized) lengths[50] = 9000;
+  return lengths;
+}
+
+TEST_F(Launchers, MapOfSegments) {
+  Tensors inputs, outputs;
+  const std::vector<int64_t> lengths = segment_lengths();
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    inputs.push_back(numbers({lengths[i]}, uint32_t(i)));
+    inputs.push_back(numbers({lengths[i]}, uint32_t(i) + 1000));
+    outputs.push_back(unwritten({lengths[i]}));
+    outputs.push_back(unwritten({lengths[i]}));
+  }
+  inputs.push_back(numbers({1}, 5));
+  expect_same_on_gpu(inputs, outputs, [&](Stream stream, const Tensors& x, Tensors y) {
+    Segments<ScaledSum, Element<float>, Element<float>, Scalar<float>, Output<float>, Output<float>>
+        list;
+    for (size_t i = 0; i < lengths.size(); ++i)
+      list.add(lengths[i], ScaledSum{float(i)}, in(x[2 * i].data<float>()),
+               in(x[2 * i + 1].data<float>()), scalar(x.back().data<float>()),
+               out(y[2 * i].data<float>()), out(y[2 * i + 1].data<float>()));
+    list.map(stream);
+  });
+}
+
+TEST_F(Launchers, FirstAndCountOfSegments) {
+  Tensors inputs;
+  const std::vector<int64_t> lengths = segment_lengths();
+  for (size_t i = 0; i < lengths.size(); ++i) inputs.push_back(numbers({lengths[i]}, uint32_t(i)));
+  for (const float limit : {-2.0f, 0.5f, 0.999f, 0.9999f, 2.0f})
+    expect_same_on_gpu(inputs, {unwritten({1}, DType::i32), unwritten({1}, DType::i32)},
+                       [&](Stream stream, const Tensors& x, Tensors y) {
+                         Segments<AtLeast, Element<float>> list;
+                         for (size_t i = 0; i < lengths.size(); ++i)
+                           list.add(lengths[i], AtLeast{limit}, in(x[i].data<float>()));
+                         list.first_where(stream, y[0].data<int32_t>());
+                         list.count_where(stream, y[1].data<int32_t>());
+                       });
 }
 
 TEST_F(Launchers, AnEmptyTensorLaunchesNothing) {

@@ -21,6 +21,9 @@ void refuse_launch(int nth);
 // The nth kernel launch from now on fails while it runs: an error that every later call returns.
 void break_launch(int nth);
 
+// The nth cudaStreamWaitEvent from now on does nothing: the event that somebody forgot.
+void forget_wait(int nth);
+
 // Work of a library on the GPU: runs in the stream's order and may touch device memory.
 void enqueue_library_work(qt::Stream stream, std::function<void()> work);
 

@@ -13,12 +13,14 @@
 #include <thread>
 
 #include "core/device/memory.h"
+#include "core/ops/ops.h"
 #include "core/tensor/safetensors.h"
 #include "deploy/compare.h"
 #include "deploy/engine.h"
 #include "deploy/model_file.h"
 #include "train/network.h"
 #include "train/statistics.h"
+#include "train/step_state.h"
 
 namespace qt {
 namespace {
@@ -289,6 +291,66 @@ TEST_F(TrainerRun, AsksTheSystemForNoMemoryAfterTheFirstStepsOfAPhase) {
   for (const size_t phase : {size_t(0), size_t(8)})
     for (size_t step = phase + 4; step < phase + 8; ++step)
       EXPECT_EQ(after[step], after[phase + 3]) << "step " << step + 1;
+}
+
+// Rates that make numbers infinite for half of the steps, then good ones.
+constexpr const char* bad_start =
+    "data: {train_images: 64}\n"
+    "train: {batch: 8, on_nan: skip, float: {epochs: 1, lr: 1e39, schedule: {kind: step, "
+    "milestones: [0.5], gamma: 0, min_lr: 0.01}}, qat: {epochs: 0}}\n";
+
+TEST_F(TrainerRun, LeavesOutStepsThatAreNotFiniteWhereAsked) {
+  load_config_text(experiment_,
+                   std::string("model: {name: resnet20}\n") + bad_start +
+                       "log: {every: 1, histograms_every: 0}\n",
+                   "test.yaml", {{"data.image_size=16", 1}, {"data.test_images=20", 2}});
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.show_progress = false});
+  trainer.open(&run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  const LoadedCheckpoint last = load_checkpoint(run.checkpoints() + "/step-00000008");
+  const TrainState state = state_from_json(last.content.state_json, last.folder);
+  EXPECT_EQ(state.skipped, 4);
+  EXPECT_EQ(state.at.steps_done, 8);
+  for (const auto& [name, tensor] : last.content.tensors("model.safetensors"))
+    for (float value : tensor.to_vector<float>()) EXPECT_TRUE(std::isfinite(value)) << name;
+  const std::string lines = files::read_all(run.file("metrics.jsonl"));
+  EXPECT_NE(lines.find("\"train/skipped_steps\":4"), std::string::npos) << lines;
+}
+
+TEST_F(TrainerRun, ASkippedStepLeavesEveryTensorAsItWas) {
+  read("train: {batch: 16}\n");
+  const auto set = make_dataset(dataset_spec(experiment_), Split::train);
+  const auto model = build_model(experiment_, *set);
+  const auto optimizer = make_optimizer({}, parameters_of(*model));
+  StepState state(*model, *optimizer);
+  const auto everything = [&] {
+    NamedTensors all = saved_state(*model);
+    for (const auto& [name, tensor] : optimizer->state()) all.emplace_back(name, tensor);
+    return all;
+  };
+  const auto step = [&](double lr) {
+    Loader loader(set, train_loader_spec(experiment_));
+    Batch batch;
+    loader.start_epoch(0);
+    loader.next(batch);
+    const Var logits =
+        model->forward(batch.images, {.mode = ForwardMode::float32, .training = true});
+    const Var loss = softmax_cross_entropy(logits, batch.labels, 0);
+    Tape::current().backward(loss, Tensor::full({1}, 1));
+    optimizer->step(lr);
+  };
+  step(0.1);
+  const NamedTensors before = everything();
+  state.begin();
+  step(0.1);
+  EXPECT_FALSE(everything()[0].second.raw() == before[0].second.raw()) << "the step did nothing";
+  state.put_back();
+  const NamedTensors after = everything();
+  ASSERT_EQ(after.size(), before.size());
+  for (size_t i = 0; i < after.size(); ++i)
+    EXPECT_EQ(after[i].second.raw(), before[i].second.raw()) << after[i].first;
 }
 
 TEST_F(TrainerRun, RefusesAnEpochWithoutSteps) {

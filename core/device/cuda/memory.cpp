@@ -74,12 +74,18 @@ Blocks& blocks() {
                     " bytes of GPU memory in use by tensors");
 }
 
+// Which GPU the program works on.
+int& gpu_number() {
+  static int number = 0;
+  return number;
+}
+
 // Memory that is given back to the driver costs a later step a system call: the pool keeps it.
 void keep_freed_memory() {
   static std::once_flag once;
   std::call_once(once, [] {
     cudaMemPool_t pool = nullptr;
-    check_cuda(cudaDeviceGetDefaultMemPool(&pool, 0), "cudaDeviceGetDefaultMemPool");
+    check_cuda(cudaDeviceGetDefaultMemPool(&pool, gpu_number()), "cudaDeviceGetDefaultMemPool");
     uint64_t threshold = UINT64_MAX;
     check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold),
                "cudaMemPoolSetAttribute");
@@ -126,6 +132,20 @@ Staging& staging() {
 
 }  // namespace
 
+bool built_with_cuda() { return true; }
+
+int gpu_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  static_cast<void>(cudaGetLastError());  // no driver, or none that is new enough
+  return 0;
+}
+
+void use_gpu(int number) {
+  check_cuda(cudaSetDevice(number), "cudaSetDevice(" + std::to_string(number) + ")");
+  gpu_number() = number;
+}
+
 std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream) {
   keep_freed_memory();
   void* memory = nullptr;
@@ -153,12 +173,18 @@ void release_cached_gpu_memory() {
   staging().release();
   check_cuda(status, "cudaDeviceSynchronize");
   cudaMemPool_t pool = nullptr;
-  check_cuda(cudaDeviceGetDefaultMemPool(&pool, 0), "cudaDeviceGetDefaultMemPool");
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, gpu_number()), "cudaDeviceGetDefaultMemPool");
   check_cuda(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
 }
 
 void copy_to_gpu(void* to, const void* from, size_t bytes, Stream stream) {
   if (bytes) staging().send(to, from, bytes, stream);
+}
+
+void send_to_gpu(void* to, const void* pinned, size_t bytes, Stream stream) {
+  if (!bytes) return;
+  check_cuda(cudaMemcpyAsync(to, pinned, bytes, cudaMemcpyHostToDevice, handle(stream)),
+             "cudaMemcpyAsync of " + std::to_string(bytes) + " pinned bytes to the GPU");
 }
 
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/kernel/segments.h"
 #include "tests/support/tensors.h"
 #include "tests/support/threads.h"
 
@@ -54,6 +55,72 @@ struct Mixed {
     return x * scale + float(code) * b;
   }
 };
+
+struct Doubled {
+  QT_HD float operator()(float x, float by) const { return 2 * x * by; }
+};
+struct Above {
+  float limit;
+  QT_HD bool operator()(float x) const { return x > limit; }
+};
+
+TEST(Segments, MapEachWithItsOwn) {
+  const Tensor a = floats({1000}, 1), b = floats({3, 5}, 2), by = floats({2}, 3);
+  Tensor to_a = unwritten({1000}), to_b = unwritten({3, 5}),
+         nothing = Tensor::empty({0}, DType::f32);
+  Segments<Doubled, Element<float>, Scalar<float>, Output<float>> list;
+  list.add(1000, {}, in(a.data<float>()), scalar(by.data<float>()), out(to_a.data<float>()));
+  list.add(0, {}, in(std::as_const(nothing).data<float>()), scalar(by.data<float>()),
+           out(nothing.data<float>()));
+  list.add(15, {}, in(b.data<float>()), scalar(by.data<float>() + 1), out(to_b.data<float>()));
+  list.map(Stream{});
+  for (int64_t i = 0; i < 1000; ++i)
+    ASSERT_EQ(to_a.data<float>()[i], 2 * a.data<float>()[i] * by.data<float>()[0]);
+  for (int64_t i = 0; i < 15; ++i)
+    ASSERT_EQ(to_b.data<float>()[i], 2 * b.data<float>()[i] * by.data<float>()[1]);
+}
+
+TEST(Segments, FindTheFirstAndCountAll) {
+  const Tensor a = Tensor::of<float>({3}, {1, 2, 3}), b = Tensor::of<float>({2}, {4, 5});
+  const auto look = [&](float limit) {
+    Segments<Above, Element<float>> list;
+    list.add(3, {limit}, in(a.data<float>()));
+    list.add(0, {limit}, in(a.data<float>()));
+    list.add(2, {limit}, in(b.data<float>()));
+    int32_t first = -1, count = -1;
+    list.first_where(Stream{}, &first);
+    list.count_where(Stream{}, &count);
+    return std::pair(first, count);
+  };
+  EXPECT_EQ(look(2.5f), std::pair(0, 3));
+  EXPECT_EQ(look(3), std::pair(2, 2));
+  EXPECT_EQ(look(5), std::pair(none_of_them, 0));
+}
+
+struct Pixel {
+  QT_HD uint8_t operator()(uint8_t pixel) const { return pixel; }
+};
+
+TEST(Map, ShowsPicturesThroughWindows) {
+  // A picture of 2 x 3 pixels of two channels; the second is the first's negative.
+  Tensor pictures = Tensor::empty({3, 2, 3, 2}, DType::u8);
+  for (int64_t i = 0; i < 18; ++i) {
+    pictures.data<uint8_t>()[2 * i] = uint8_t(i % 6 + 1);
+    pictures.data<uint8_t>()[2 * i + 1] = uint8_t(100 + i % 6 + 1);
+  }
+  const Tensor windows = Tensor::of<int32_t>({3, 3}, {0, 0, 0, 1, -1, 0, -1, 1, 1});
+  Tensor shown = Tensor::empty(pictures.shape(), DType::u8);
+  map(Stream{}, 18, 2, Pixel{},
+      Windowed<uint8_t>{pictures.data<uint8_t>(), windows.data<int32_t>(), 2, 3, 2},
+      out(shown.data<uint8_t>()));
+  const std::vector<int> first = {1, 2, 3, 4, 5, 6,   // as it is
+                                  0, 4, 5, 0, 0, 0,   // from one row below, one column to the left
+                                  0, 0, 0, 0, 3, 2};  // from above and the right, mirrored
+  for (size_t i = 0; i < first.size(); ++i) {
+    EXPECT_EQ(shown.data<uint8_t>()[2 * i], first[i]) << i;
+    EXPECT_EQ(shown.data<uint8_t>()[2 * i + 1], first[i] ? first[i] + 100 : 0) << i;
+  }
+}
 
 TEST(Map, GivesFoldableOperandsToEveryElement) {
   on_all_extents_and_threads([](int64_t rows, int64_t channels) {

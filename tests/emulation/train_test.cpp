@@ -1,0 +1,359 @@
+// tests/emulation/train_test.cpp -- whole training runs on the emulated GPU: recorded and replayed
+// steps, checkpoints, evaluation and skipped steps have the CPU's bits.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "deploy/engine.h"
+#include "tests/deploy/programs.h"
+#include "tests/emulation/emulated_gpu.h"
+#include "tests/emulation/plain_library.h"
+#include "train/gpu_training.h"
+#include "train/network.h"
+#include "train/trainer.h"
+
+namespace qt {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+std::shared_ptr<const Device> emulated_device() {
+  return std::make_shared<const Device>("emulated", make_emulated_library());
+}
+
+// What a run leaves behind.
+struct Left {
+  std::string model, optimizer, program;  // the last checkpoint's files, and export/model.qat
+  std::vector<std::string> losses;        // train/loss and train/top1 of every line
+  int64_t skipped = 0, steps = 0, projections = 0;
+  std::optional<Evaluation> evaluation;
+  bool replayed = false;
+};
+
+class EmulatedTraining : public EmulatedGpu {
+ protected:
+  void SetUp() override {
+    EmulatedGpu::SetUp();
+    folder_ = fs::temp_directory_path() / ("emulated_train_test_" + std::to_string(getpid()));
+    fs::remove_all(folder_);
+  }
+  void TearDown() override {
+    fs::remove_all(folder_);
+    EmulatedGpu::TearDown();
+  }
+
+  // resnet20 on pictures as small as the generated ones get.
+  static std::string config(const std::string& train, const std::string& quant = "",
+                            const std::string& more = "") {
+    return "model: {name: resnet20}\n"
+           "data: {image_size: 16, train_images: 12, test_images: 5, workers: 0, augmentation: "
+           "{crop: padded, crop_padding: 2}}\n"
+           "quant: {calibration: {batches: 1}" +
+           quant +
+           "}\neval: {batch: 3}\n"
+           "log: {every: 2, histograms_every: 0}\n"
+           "train: {batch: 2, threads: 1, backward: f32, " +
+           train + "}\n" + more;
+  }
+
+  Left run(const std::string& text, const std::shared_ptr<const Device>& device,
+           const std::string& name, const std::string& from = "", int64_t limit = 1 << 20) {
+    const UseLibrary plain(library_by_name("reference"));
+    Experiment experiment;
+    load_config_text(experiment, text, "test.yaml");
+    fs::remove_all(folder_ / name);
+    const RunFolder folder = RunFolder::create({.dir = folder_.string(), .name = name});
+    Trainer trainer(experiment,
+                    {.limit_train_batches = limit, .show_progress = false, .device = device});
+    std::optional<LoadedCheckpoint> checkpoint;
+    if (!from.empty()) checkpoint = load_checkpoint(from);
+    trainer.open(&folder, checkpoint);
+    const StopRequests requests;
+    EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+    return left(folder, trainer);
+  }
+
+  static Left left(const RunFolder& folder, const Trainer& trainer) {
+    const CheckpointStore store(folder.checkpoints(), 1, 0);
+    const std::string last = store.folder_of(store.steps().back());
+    Left result;
+    result.model = files::read_all(last + "/model.safetensors");
+    result.optimizer = files::read_all(last + "/optim.safetensors");
+    const TrainState state = state_from_json(files::read_all(last + "/state.json"), last);
+    result.skipped = state.skipped, result.projections = state.projections;
+    result.steps = state.at.steps_done;
+    if (files::exists(folder.file("export/model.qat")))
+      result.program = files::read_all(folder.file("export/model.qat"));
+    const std::string lines = files::read_all(folder.file("metrics.jsonl"));
+    for (const std::string key : {"\"train/loss\":", "\"train/top1\":"})
+      for (size_t at = lines.find(key); at != std::string::npos; at = lines.find(key, at + 1))
+        result.losses.push_back(lines.substr(at, lines.find_first_of(",}", at) - at));
+    result.evaluation = trainer.last_evaluation();
+    result.replayed = trainer.replays();
+    return result;
+  }
+
+  static void expect_same(const Left& got, const Left& wanted) {
+    EXPECT_EQ(got.losses, wanted.losses);
+    EXPECT_TRUE(got.model == wanted.model) << "model.safetensors differs";
+    EXPECT_TRUE(got.optimizer == wanted.optimizer) << "optim.safetensors differs";
+    EXPECT_TRUE(got.program == wanted.program) << "model.qat differs";
+    EXPECT_EQ(got.skipped, wanted.skipped);
+    EXPECT_EQ(got.projections, wanted.projections);
+    EXPECT_EQ(got.steps, wanted.steps);
+    EXPECT_EQ(got.evaluation->loss, wanted.evaluation->loss);
+    EXPECT_EQ(got.evaluation->top1, wanted.evaluation->top1);
+  }
+
+  void expect_same_in_all_orders(const std::string& text, unsigned seeds = 3) {
+    const Left wanted = run(text, nullptr, "cpu");
+    EXPECT_FALSE(wanted.replayed);
+    for (unsigned seed = 0; seed < seeds; ++seed) {
+      SCOPED_TRACE("work in the order of seed " + std::to_string(seed));
+      start(seed);
+      emulator::set_order(all_orders[seed % 3], seed);
+      const Left got = run(text, emulated_device(), "gpu");
+      EXPECT_TRUE(got.replayed);
+      expect_same(got, wanted);
+      if (HasFailure()) return;
+    }
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(EmulatedTraining, OfResNet20WithCodesHasTheBitsOfTheCpu) {
+  expect_same_in_all_orders(config("float: {epochs: 0}, qat: {epochs: 1, lr: 0.01}"));
+}
+
+// Three steps in float, kernel by kernel; then four of QAT with batch statistics, of which the last
+// is replayed, and five with frozen ones, of which two are.
+TEST_F(EmulatedTraining, InFloatAndThenWithCodesHasTheBitsOfTheCpu) {
+  expect_same_in_all_orders(
+      config("float: {epochs: 1, lr: 0.05}, qat: {epochs: 3, lr: 0.01}, accumulate: 2, "
+             "label_smoothing: 0.1, optimizer: {nesterov: true}",
+             ", bn: {freeze_at: 0.4}"),
+      1);
+}
+
+TEST_F(EmulatedTraining, WithStepsThatFollowTheLargestValueHasTheBitsOfTheCpu) {
+  expect_same_in_all_orders(
+      config("float: {epochs: 0}, qat: {epochs: 1, lr: 0.01}",
+             ", weights: {kind: minmax, granularity: tensor}, activations: {kind: minmax}, "
+             "residual: both"),
+      1);
+}
+
+TEST_F(EmulatedTraining, GoesOnFromACheckpointOfTheOtherDevice) {
+  const std::string text =
+      config("float: {epochs: 0}, qat: {epochs: 2, lr: 0.01}", "", "checkpoint: {keep_last: 5}\n");
+  const Left wanted = run(text, nullptr, "cpu");
+  const std::string cpu_half = (folder_ / "cpu/checkpoints/step-00000006").string();
+  const Left on_gpu = run(text, emulated_device(), "gpu");
+  const std::string gpu_half = (folder_ / "gpu/checkpoints/step-00000006").string();
+  EXPECT_TRUE(files::read_all(gpu_half + "/model.safetensors") ==
+              files::read_all(cpu_half + "/model.safetensors"));
+  for (const bool from_gpu : {false, true}) {
+    const Left rest = from_gpu ? run(text, nullptr, "rest", gpu_half)
+                               : run(text, emulated_device(), "rest", cpu_half);
+    EXPECT_TRUE(rest.model == wanted.model) << "from the GPU: " << from_gpu;
+    EXPECT_TRUE(rest.optimizer == wanted.optimizer) << "from the GPU: " << from_gpu;
+    EXPECT_TRUE(rest.program == wanted.program) << "from the GPU: " << from_gpu;
+    EXPECT_EQ(rest.replayed, !from_gpu);
+  }
+}
+
+// Rates that make numbers infinite in half of the steps, launched kernel by kernel and replayed.
+std::string bad_half(const std::string& on_nan) {
+  return "on_nan: " + on_nan +
+         ", float: {epochs: 0}, qat: {epochs: 1, lr: 1e39, schedule: {kind: step, milestones: "
+         "[0.6], gamma: 0, min_lr: 0.01}}";
+}
+
+TEST_F(EmulatedTraining, StepsThatAreNotFiniteAreLeftOutAsOnTheCpu) {
+  const std::string text = config(bad_half("skip"));
+  const Left wanted = run(text, nullptr, "cpu");
+  EXPECT_EQ(wanted.skipped, 4) << "of which the last is replayed";
+  start(1);
+  const Left got = run(text, emulated_device(), "gpu");
+  EXPECT_TRUE(got.replayed);
+  expect_same(got, wanted);
+}
+
+TEST_F(EmulatedTraining, ARunThatDivergesEndsWithTheCpusMessage) {
+  const std::string text = config(bad_half("stop"));
+  const auto message = [&](const std::shared_ptr<const Device>& device) -> std::string {
+    try {
+      run(text, device, "run");
+    } catch (const DivergenceError& e) {
+      return e.what();
+    }
+    return "it did not diverge";
+  };
+  const std::string wanted = message(nullptr);
+  EXPECT_THAT(wanted, HasSubstr("step 1 (qat, epoch 1): "));
+  EXPECT_EQ(message(emulated_device()), wanted);
+}
+
+// ---- steps by hand ----
+
+struct Stepped {
+  NamedTensors state;
+  std::vector<StepResult> results;
+  bool replayed = false;
+  std::string cannot_record, said;
+};
+
+class EmulatedSteps : public EmulatedGpu {
+ protected:
+  // `steps` steps of a small perceptron; before_step is called with 0, 1, ...; read_each: the host
+  // waits for each, so that streams are close to each other.
+  static Stepped train(
+      int steps, const std::function<void(int)>& before_step = [](int) {}, bool read_each = false) {
+    Experiment experiment;
+    load_config_text(experiment,
+                     "model: {name: mlp, hidden: [12]}\n"
+                     "data: {image_size: 16, train_images: 40, workers: 0, augmentation: {crop: "
+                     "padded, crop_padding: 2}}\ntrain: {batch: 4}\n",
+                     "test.yaml");
+    const auto device = emulated_device();
+    const auto set = make_dataset(dataset_spec(experiment), Split::train);
+    const auto model = build_model(experiment, *set);
+    LoaderSpec spec = train_loader_spec(experiment);
+    Loader loader(set, spec);
+    const auto section = device->enter();
+    place_here(*model);
+    calibrate(*model, loader, 1, ForwardMode::int8);
+    take_step_floors(*model);
+    const auto optimizer = make_optimizer({}, parameters_of(*model));
+    spec.windows_later = true;
+    Loader training(set, spec);
+    Stepped stepped;
+    GpuTraining gpu(*model, *optimizer, training,
+                    {.backward = Precision::f32,
+                     .say = [&](const std::string& text) { stepped.said += text + "\n"; }});
+    gpu.start_epoch(0, 0);
+    for (int i = 0; i < steps; ++i) {
+      before_step(i);
+      gpu.step(0.05);
+      if (!read_each && i + 1 < steps) continue;
+      for (StepResult& result : gpu.read()) stepped.results.push_back(std::move(result));
+    }
+    stepped.state = saved_state(*model);
+    stepped.replayed = gpu.replays();
+    stepped.cannot_record = gpu.cannot_record();
+    return stepped;
+  }
+
+  // "" where both trained the same.
+  static std::string difference(const Stepped& got, const Stepped& wanted) {
+    for (size_t i = 0; i < wanted.results.size(); ++i)
+      if (got.results.at(i).parts.at(0).loss != wanted.results[i].parts[0].loss)
+        return "loss of step " + std::to_string(i + 1);
+    for (size_t i = 0; i < wanted.state.size(); ++i) {
+      const std::string difference =
+          difference_in_bits(got.state.at(i).second, wanted.state[i].second);
+      if (!difference.empty()) return wanted.state[i].first + ": " + difference;
+    }
+    return "";
+  }
+};
+
+TEST_F(EmulatedSteps, GiveTheSameInEveryOrderOfWork) {
+  const Stepped wanted = train(8);
+  EXPECT_TRUE(wanted.replayed);
+  ASSERT_EQ(wanted.results.size(), 8u);
+  for (unsigned seed = 1; seed < 7; ++seed) {
+    start(seed);
+    emulator::set_order(all_orders[seed % 3], seed);
+    EXPECT_EQ(difference(train(8), wanted), "") << "seed " << seed;
+  }
+}
+
+// Whether some order of work shows what differs(seed) planted.
+template <class Differs>
+bool is_seen(Differs differs) {
+  for (unsigned seed = 0; seed < 6; ++seed) {
+    try {
+      if (differs(seed)) return true;
+    } catch (const emulator::Violation&) {
+      return true;
+    }
+  }
+  return false;
+}
+
+TEST_F(EmulatedSteps, AMissingEventBetweenCopyAndStepIsSeen) {
+  const Stepped wanted = train(6);
+  // Before step `at` a stream is told to forget the nth wait that follows.
+  const auto with_forgotten = [&](int at, int nth, bool read_each) {
+    return [&wanted, at, nth, read_each](unsigned seed) {
+      start(seed);
+      const auto plant = [&](int step) {
+        if (step == at) emulator::forget_wait(nth);
+      };
+      return !difference(train(6, plant, read_each), wanted).empty();
+    };
+  };
+  EXPECT_FALSE(is_seen(with_forgotten(-1, 0, true))) << "nothing was forgotten";
+  EXPECT_TRUE(is_seen(with_forgotten(4, 1, true))) << "a step that does not wait for its pictures";
+  EXPECT_TRUE(is_seen(with_forgotten(0, 3, false)))
+      << "pictures that do not wait for the step that reads those before them";
+}
+
+TEST_F(EmulatedSteps, WhatCannotBeRecordedIsLaunchedKernelByKernel) {
+  const Stepped wanted = train(7);
+  EXPECT_TRUE(wanted.replayed);
+  EXPECT_THAT(wanted.said, HasSubstr("recorded as a CUDA graph"));
+  for (const int nth : {3, 40}) {  // the first is the crop; the others are recorded
+    start(1);
+    const Stepped refused = train(7, [&](int step) {
+      if (step == 3) emulator::refuse_launch(nth);
+    });
+    EXPECT_FALSE(refused.replayed);
+    EXPECT_THAT(refused.cannot_record, HasSubstr("LaunchOutOfResources"));
+    EXPECT_THAT(refused.said, HasSubstr("kernel by kernel: " + refused.cannot_record));
+    EXPECT_EQ(difference(refused, wanted), "");
+  }
+  start(2);
+  const Stepped full = train(7, [](int step) {
+    if (step == 3) emulator::fail_allocation(20);
+  });
+  EXPECT_THAT(full.cannot_record, HasSubstr("out of GPU memory"));
+  EXPECT_EQ(difference(full, wanted), "");
+}
+
+// ---- the integer program ----
+
+class EmulatedEngine : public EmulatedGpu {};
+
+TEST_F(EmulatedEngine, AgreesWithThePlainLoopsInEveryRegister) {
+  const auto reference = make_engine("reference");
+  for (unsigned seed = 0; seed < 3; ++seed) {
+    start(seed);
+    emulator::set_order(all_orders[seed], seed);
+    const auto gpu = make_gpu_engine(GpuStream(), make_emulated_library());
+    for (const bool full_range : {false, true}) {
+      const Program program = test::small_resnet(
+          seed + 1, {.weight_bits = full_range ? 4 : 8, .full_range = full_range});
+      for (const int64_t n : {1, 3}) {
+        const Tensor images = test::random_images(program, n, seed);
+        const EngineResult wanted = reference->run(program, images, {.keep_codes = true}),
+                           got = gpu->run(program, images, {.keep_codes = true});
+        EXPECT_EQ(difference_in_bits(got.logits, wanted.logits), "");
+        ASSERT_EQ(got.codes.size(), wanted.codes.size());
+        for (size_t i = 0; i < got.codes.size(); ++i) {
+          EXPECT_EQ(got.codes[i].first, wanted.codes[i].first);
+          EXPECT_EQ(difference_in_bits(got.codes[i].second, wanted.codes[i].second), "")
+              << got.codes[i].first;
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace qt

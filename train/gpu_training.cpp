@@ -1,0 +1,188 @@
+// train/gpu_training.cpp -- the step itself, when it is recorded, and what the host reads of it.
+#include "train/gpu_training.h"
+
+#include "core/device/memory.h"
+#include "core/ops/ops.h"
+#include "core/tensor/transfer.h"
+#include "train/network.h"
+
+namespace qt {
+namespace {
+
+constexpr int64_t columns = 1024;  // forward passes between two reads, at most
+
+}  // namespace
+
+GpuTraining::GpuTraining(Model& model, Optimizer& optimizer, Loader& loader,
+                         const GpuTrainingOptions& options)
+    : model_(model),
+      optimizer_(optimizer),
+      options_(options),
+      parameters_(parameters_of(model)),
+      norms_(norms_of(model)),
+      stream_(current_stream()),
+      input_(loader, model.spec().classes),
+      state_(model, optimizer),
+      batches_(size_t(options.accumulate)),
+      losses_(Tensor::zeros({columns}, DType::f32)),
+      hits_(Tensor::zeros({columns}, DType::f32)),
+      verdicts_(Tensor::zeros({columns}, DType::f32)),
+      lifted_(Tensor::zeros({columns}, DType::f32)),
+      position_(Tensor::zeros({1}, DType::i32)) {
+  QT_CHECK(stream_.on_gpu, "GpuTraining is for a GPU's stream");
+  QT_CHECK(options.accumulate <= columns, "more forward passes in a step than can be noted");
+}
+
+bool GpuTraining::is_full() const {
+  return int64_t(images_.size()) + options_.accumulate > columns;
+}
+
+std::vector<bool> GpuTraining::frozen() const {
+  std::vector<bool> list;
+  for (const BatchNormState* norm : norms_) list.push_back(norm->frozen);
+  return list;
+}
+
+std::vector<Shape> GpuTraining::extents() const {
+  std::vector<Shape> list;
+  for (const GpuBatch& batch : batches_) list.push_back(batch.images.shape());
+  return list;
+}
+
+void GpuTraining::take_batches() {
+  for (GpuBatch& batch : batches_) {
+    QT_CHECK(input_.next(batch), "the loader ended within an epoch");
+    // The buffers are two; with more passes in a step the next copy must not wait for the step.
+    if (&batch != &batches_.back()) input_.prefetch();
+  }
+}
+
+int64_t GpuTraining::step(double lr) {
+  QT_CHECK(!is_full(), "GpuTraining: read() comes before the next step");
+  take_batches();
+  state_.begin();
+  optimizer_.set_rate(lr);
+  // A graph holds for the pictures' extents and the statistics it was recorded with.
+  if (frozen() != frozen_ || extents() != extents_) {
+    graph_.reset();
+    steps_like_this_ = 0;
+    frozen_ = frozen();
+    extents_ = extents();
+  }
+  if (options_.record && cannot_record_.empty() && !graph_ &&
+      steps_like_this_ >= options_.eager_steps)
+    record();
+  if (graph_)
+    graph_->launch(stream_);
+  else
+    body();
+  ++steps_like_this_;
+  int64_t images = 0;
+  for (const GpuBatch& batch : batches_) {
+    images_.push_back(batch.labels.elements());
+    images += images_.back();
+  }
+  input_.prefetch();
+  return images;
+}
+
+// What cannot be recorded leaves no trace: nothing has run, and all tensors are put back.
+void GpuTraining::record() {
+  try {
+    graph_.emplace(stream_, [&] {
+      try {
+        body();
+      } catch (...) {
+        // Within the recording, which the memory belongs to.
+        Tape::current().forget();
+        for (const NamedParameter& p : parameters_) p.parameter->var.clear_grad();
+        static_cast<void>(optimizer_.take_lifted());
+        state_.put_back();
+        throw;
+      }
+    });
+    options_.say("the step is recorded as a CUDA graph");
+  } catch (const Error& error) {
+    cannot_record_ = error.what();
+    options_.say("the step cannot be recorded as a CUDA graph and is launched kernel by kernel: " +
+                 cannot_record_);
+  }
+}
+
+// One step, all of it enqueued on the stream: this is what is recorded.
+void GpuTraining::body() {
+  std::vector<Watched> watched;
+  for (const GpuBatch& batch : batches_) {
+    if (&batch != &batches_.front()) advance(position_);
+    forward_and_backward(batch, watched);
+  }
+  watch_gradients(watched);
+  optimizer_.update();
+  watch_parameters(watched);
+  const Tensor bad = first_bad(watched);
+  note_at(verdicts_, position_, bad);
+  if (const Tensor lifted = optimizer_.take_lifted(); lifted.defined())
+    note_at(lifted_, position_, lifted);
+  advance(position_);
+  state_.settle(bad);
+  watched_names_.clear();
+  for (const Watched& w : watched) watched_names_.push_back(w.name);
+}
+
+void GpuTraining::forward_and_backward(const GpuBatch& batch, std::vector<Watched>& watched) {
+  const int64_t n = batch.labels.elements();
+  Health health;
+  const Pass pass{.mode = options_.mode,
+                  .training = true,
+                  .backward = options_.backward,
+                  .health = &health,
+                  .samples_per_sample = float(double(batch.global_samples) / double(n))};
+  const Var logits = model_.forward(batch.images, pass);
+  const Var loss = softmax_cross_entropy(logits, batch.labels, options_.label_smoothing);
+  for (auto& [name, constants] : health.take()) watched.push_back({name, constants});
+  watched.push_back({"loss", loss.value()});
+  note_at(losses_, position_, loss.value());
+  note_at(hits_, position_, hits(logits.value(), batch.labels));
+  const double share = double(n) / double(batch.global_samples);
+  Tape::current().backward(loss, Tensor::full({1}, float(share / double(options_.accumulate))));
+}
+
+void GpuTraining::watch_gradients(std::vector<Watched>& watched) const {
+  for (const auto& [name, parameter] : parameters_) {
+    const Var& var = parameter->var;
+    if (var.wants_grad() && var.grad().defined())
+      watched.push_back({"the gradient of " + name, var.grad()});
+  }
+}
+
+// As first_bad_parameter.
+void GpuTraining::watch_parameters(std::vector<Watched>& watched) const {
+  for (const auto& [name, parameter] : parameters_) {
+    const bool is_step = parameter->kind == Parameter::Kind::step;
+    if (parameter->kind == Parameter::Kind::weight || !parameter->var.value().defined()) continue;
+    if (is_step && options_.mode == ForwardMode::float32) continue;
+    watched.push_back({name, parameter->var.value(), is_step});
+  }
+}
+
+std::vector<StepResult> GpuTraining::read() {
+  std::vector<StepResult> results;
+  if (images_.empty()) return results;
+  const auto losses = on_host(losses_).to_vector<float>(), hits = on_host(hits_).to_vector<float>(),
+             verdicts = on_host(verdicts_).to_vector<float>(),
+             lifted = on_host(lifted_).to_vector<float>();
+  const size_t passes = size_t(options_.accumulate);
+  for (size_t i = 0; i < images_.size(); ++i) {
+    if (i % passes == 0) results.emplace_back();
+    StepResult& result = results.back();
+    result.parts.push_back({double(losses[i]), int64_t(hits[i]), images_[i]});
+    if ((i + 1) % passes != 0) continue;
+    if (verdicts[i] > 0) result.bad = watched_names_.at(size_t(verdicts[i]) - 1);
+    result.lifted = int64_t(lifted[i]);
+  }
+  images_.clear();
+  set_bytes(position_.raw(), 0, position_.bytes());
+  return results;
+}
+
+}  // namespace qt
