@@ -17,7 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 REPOSITORY = os.path.dirname(os.path.dirname(HERE))
 TICKS = os.sysconf("SC_CLK_TCK")
 BATCH = {"cifar-resnet20": 128, "cifar-resnet18": 64, "imagenet-resnet18": 16}
-LEARNING_RATE = {"cifar-resnet20": 0.02, "cifar-resnet18": 0.02, "imagenet-resnet18": 0.01}
+LEARNING_RATE = {"cifar-resnet20": 0.02, "cifar-resnet18": 0.02, "imagenet-resnet18": 0.01, "imagenet-resnet50": 0.01}
 
 
 STARTED = []
@@ -83,8 +83,12 @@ class HighestSize:
 class Peer:
     """A Python process that lives as long as the comparison and works only when asked."""
 
+    BATCHES = BATCH
+    FIRST = 20  # steps whose losses are shown
+    ARGUMENTS = []  # more for peers.py
+
     def __init__(self, name, net, options, script):
-        self.name, self.net, self.batch = name, net, BATCH[net]
+        self.name, self.net, self.batch = name, net, self.BATCHES[net]
         environment = dict(os.environ, OMP_NUM_THREADS=str(options.threads), PYTHONUNBUFFERED="1")
         self.allocator = jemalloc()
         if self.allocator:
@@ -94,11 +98,12 @@ class Peer:
         command = [sys.executable, os.path.join(HERE, script), "--peer", name, "--net", net, "--threads",
                    str(options.threads), "--roots", json.dumps(options.roots)]
         command += ["--work", options.work] if script == "inference.py" else ["--lr", str(LEARNING_RATE[net])]
+        command += self.ARGUMENTS
         self.log = os.path.join(options.work, f"{name}-{net}.log")
         self.process = start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=open(self.log, "w"),
                              text=True, env=environment, cwd=HERE)
         self.answer()
-        self.first = self.run(20 if script == "peers.py" else 2)
+        self.first = self.run(self.FIRST if script == "peers.py" else 2)
 
     def answer(self):
         line = self.process.stdout.readline()
@@ -134,21 +139,26 @@ def our_config(net, options):
 
 class Ours:
     """A fresh qattrain process each time; its first steps (plans, first touch of memory) are not in the answer."""
+    BATCHES = BATCH
     WARM_UP = 5
+    EVERY = 1  # steps that a line of metrics.jsonl sums up
 
     def __init__(self, phase, net, options):
-        self.name, self.net, self.batch = f"qattrain {phase}", net, BATCH[net]
+        self.name, self.net, self.batch = f"qattrain {phase}", net, self.BATCHES[net]
         self.phase, self.options, self.used = phase, options, 0.0
         self.first = self.run(20 - self.WARM_UP)
         self.first["loss"] = self.losses
 
+    def config(self):
+        return our_config(self.net, self.options)
+
     def command(self, folder, name):
-        config, keys = our_config(self.net, self.options)
+        config, keys = self.config()
         other = "qat" if self.phase == "float" else "float"
         return [self.options.binary, os.path.join(REPOSITORY, config), *keys, f"train.{other}.epochs=0",
-                f"train.{self.phase}.epochs=1000", f"train.{self.phase}.lr={LEARNING_RATE[self.net]}", f"train.threads={self.options.threads}",
-                "train.optimizer.weight_decay=1e-4", "log.every=1", "log.histograms_every=0", "eval.every_epochs=0",
-                "checkpoint.every_epochs=0", "--run-dir", folder, "--name", name, "--no-progress", "--quiet"]
+                f"train.{self.phase}.epochs=1000", f"train.{self.phase}.lr={LEARNING_RATE[self.net]}",
+                f"train.threads={self.options.threads}", "train.optimizer.weight_decay=1e-4", f"log.every={self.EVERY}",
+                "log.histograms_every=0", "eval.every_epochs=0", "checkpoint.every_epochs=0", "--run-dir", folder, "--name", name, "--no-progress", "--quiet"]
 
     def run(self, steps):
         folder = os.path.join(self.options.work, "runs")
@@ -156,18 +166,23 @@ class Ours:
         log = open(os.path.join(self.options.work, f"{name}.log"), "w")
         environment = dict(os.environ, QATTRAIN_DATA=self.options.roots["cifar"])
         process = start(self.command(folder, name), stdout=log, stderr=log, env=environment)
-        lines = self.wait_for(process, os.path.join(folder, name, "metrics.jsonl"), self.WARM_UP + steps, log.name)
+        skipped, count = self.WARM_UP // self.EVERY, (self.WARM_UP + steps) // self.EVERY
+        lines = self.wait_for(process, os.path.join(folder, name, "metrics.jsonl"), count, log.name)
         process.send_signal(signal.SIGTERM)
         _, _, usage = os.wait4(process.pid, 0)
         process.returncode = 0
         self.used += usage.ru_utime + usage.ru_stime
         subprocess.run(["rm", "-rf", os.path.join(folder, name)], check=True)
         self.losses = [line["train/loss"] for line in lines]
-        return {"ms": [1e3 * self.batch / line["train/images_per_second"] for line in lines[self.WARM_UP:]],
-                "loss": self.losses, "peak_mib": lines[-1]["memory/peak_resident_bytes"] / 2**20,
-                "waiting": sum(line["train/data_wait"] for line in lines[self.WARM_UP:]) / steps,
+        return {"ms": [1e3 * self.batch / line["train/images_per_second"] for line in lines[skipped:]],
+                "loss": self.losses, "peak_mib": self.peak_bytes(lines[-1]) / 2**20,
+                "waiting": sum(line["train/data_wait"] for line in lines[skipped:]) / (count - skipped),
                 "allocations_after_warm_up": lines[-1]["memory/system_allocations"]
-                - lines[self.WARM_UP - 1]["memory/system_allocations"]}
+                - lines[skipped - 1]["memory/system_allocations"]}
+
+    @staticmethod
+    def peak_bytes(line):
+        return line["memory/peak_resident_bytes"]
 
     @staticmethod
     def wait_for(process, metrics, count, log):

@@ -31,8 +31,8 @@ def decoded_folder(folder, cache):
 def scaled(images, mean, std):
     """u8 [n, h, w, 3] -> normalized f32 [n, 3, h, w], channels last in memory."""
     x = images.permute(0, 3, 1, 2).to(torch.float32)
-    mean = torch.tensor(mean).mul_(255).view(1, 3, 1, 1)
-    std = torch.tensor(std).mul_(255).view(1, 3, 1, 1)
+    mean = torch.tensor(mean, device=x.device).mul_(255).view(1, 3, 1, 1)
+    std = torch.tensor(std, device=x.device).mul_(255).view(1, 3, 1, 1)
     return x.sub_(mean).div_(std)
 
 
@@ -77,12 +77,28 @@ def folder_batches(root, batch, workers=1):
             yield x.contiguous(memory_format=torch.channels_last), labels
 
 
+def resident_batches(root, batch, device):
+    """Endless shuffled batches of root/train/<class>/* held on the device: mirrored and normalized there, nothing is sent."""
+    images, labels = (t.to(device) for t in decoded_folder(os.path.join(root, "train"), os.path.join(root, "train.pt")))
+    while True:
+        order = torch.randperm(len(labels), device=device)
+        for i in range(0, len(order) - batch + 1, batch):
+            at = order[i:i + batch]
+            x = images[at]
+            x = torch.where((torch.rand(batch, device=device) < 0.5).view(-1, 1, 1, 1), x.flip(2), x)
+            yield scaled(x, IMAGENET_MEAN, IMAGENET_STD), labels[at]
+
+
 def batches(net, roots, batch):
-    """roots: {"cifar": ..., "cache": ..., "imagenet": ...}"""
+    """roots: {"cifar": ..., "cache": ..., "imagenet": ...}, or {"resident": ..., "device": ...}"""
+    if "resident" in roots:
+        return resident_batches(roots["resident"], batch, roots["device"])
     if net.startswith("cifar"):
         return cifar_batches(roots["cifar"], roots["cache"], batch)
     return folder_batches(roots["imagenet"], batch)
 
 
-def classes(net):
+def classes(net, roots=None):
+    if roots and "resident" in roots:
+        return len(os.listdir(os.path.join(roots["resident"], "train")))
     return 10 if net.startswith("cifar") else 16

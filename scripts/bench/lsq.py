@@ -31,7 +31,8 @@ class RoundToStep(torch.autograd.Function):
 def rounded(x, step, lo, hi, scale, native):
     if not native:
         return RoundToStep.apply(x, step, lo, hi, scale)
-    zero = torch.zeros(step.numel())
+    zero = torch.zeros(step.numel(), device=step.device)
+    x = x.float()  # under autocast: the kernels know no bf16
     if step.numel() == 1:
         return torch._fake_quantize_learnable_per_tensor_affine(x, step, zero, int(lo), int(hi), scale)
     return torch._fake_quantize_learnable_per_channel_affine(x, step.flatten(), zero, 0, int(lo), int(hi), scale)

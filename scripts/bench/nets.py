@@ -1,4 +1,4 @@
-# nets.py -- the three networks as PyTorch modules, with the quantizers of each peer put where qattrain puts its own.
+# nets.py -- the networks as PyTorch modules, with the quantizers of each peer put where qattrain puts its own.
 #
 # A kit makes the parts: convolution, normalization, ReLU after a convolution, the end of a residual block, classifier.
 import torch
@@ -121,8 +121,27 @@ class Block(nn.Module):
         return self.join(y, x if self.down is None else self.down(x))
 
 
+class Bottleneck(nn.Module):
+    """1x1, 3x3 with the stride (v1.5), 1x1 to four times the width."""
+
+    def __init__(self, kit, channels, width, stride):
+        super().__init__()
+        out = 4 * width
+        self.conv1, self.bn1, self.act1 = kit.conv(channels, width, 1, 1), nn.BatchNorm2d(width), kit.relu()
+        self.conv2, self.bn2, self.act2 = kit.conv(width, width, 3, stride), nn.BatchNorm2d(width), kit.relu()
+        self.conv3, self.bn3 = kit.conv(width, out, 1, 1), nn.BatchNorm2d(out)
+        self.join = kit.join()
+        self.down = None
+        if stride != 1 or channels != out:
+            self.down = nn.Sequential(kit.conv(channels, out, 1, stride), nn.BatchNorm2d(out))
+
+    def forward(self, x):
+        y = self.act2(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x))))))
+        return self.join(self.bn3(self.conv3(y)), x if self.down is None else self.down(x))
+
+
 class ResNet(nn.Module):
-    def __init__(self, kit, widths, depths, classes, imagenet_stem):
+    def __init__(self, kit, widths, depths, classes, imagenet_stem, block=Block):
         super().__init__()
         channels = widths[0]
         self.input = kit.input()
@@ -132,8 +151,8 @@ class ResNet(nn.Module):
         blocks = []
         for stage, (width, depth) in enumerate(zip(widths, depths)):
             for i in range(depth):
-                blocks.append(Block(kit, channels, width, 2 if stage > 0 and i == 0 else 1))
-                channels = width
+                blocks.append(block(kit, channels, width, 2 if stage > 0 and i == 0 else 1))
+                channels = width * (4 if block is Bottleneck else 1)
         self.blocks = nn.Sequential(*blocks)
         self.mean, self.fc, self.output = nn.AdaptiveAvgPool2d(1), kit.linear(channels, classes), kit.output()
 
@@ -147,12 +166,13 @@ NETS = {
     "cifar-resnet20": ([16, 32, 64], [3, 3, 3], False, 32, 128),
     "cifar-resnet18": ([64, 128, 256, 512], [2, 2, 2, 2], False, 32, 64),
     "imagenet-resnet18": ([64, 128, 256, 512], [2, 2, 2, 2], True, 224, 16),
+    "imagenet-resnet50": ([64, 128, 256, 512], [3, 4, 6, 3], True, 224, 16),
 }
 
 
 def make(name, kit, classes):
     widths, depths, stem, _, _ = NETS[name]
-    net = ResNet(kit, widths, depths, classes, stem)
+    net = ResNet(kit, widths, depths, classes, stem, Bottleneck if name.endswith("resnet50") else Block)
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -13,6 +13,16 @@
 
 namespace qt {
 
+// What this test program is compiled with.
+enum class Build { plain, address, thread };
+#if defined(__SANITIZE_THREAD__)
+constexpr Build build = Build::thread;
+#elif defined(__SANITIZE_ADDRESS__)
+constexpr Build build = Build::address;
+#else
+constexpr Build build = Build::plain;
+#endif
+
 constexpr emulator::Order all_orders[] = {emulator::Order::ascending, emulator::Order::descending,
                                           emulator::Order::shuffled};
 

@@ -22,9 +22,7 @@ namespace qt::program {
 
 namespace fs = std::filesystem;
 
-inline std::string source(const std::string& path) {
-  return source_folder() + "/" + path;
-}
+inline std::string source(const std::string& path) { return source_folder() + "/" + path; }
 
 inline std::string read(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);

@@ -38,8 +38,7 @@ class MemorySet : public MemoryDataset {
 
 std::vector<fs::path> shipped() {
   std::vector<fs::path> list;
-  for (const auto& entry :
-       fs::recursive_directory_iterator(fs::path(source_folder()) / "configs"))
+  for (const auto& entry : fs::recursive_directory_iterator(fs::path(source_folder()) / "configs"))
     if (entry.path().extension() == ".yaml") list.push_back(entry.path());
   return list;
 }

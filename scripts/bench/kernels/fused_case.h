@@ -1,0 +1,73 @@
+// scripts/bench/kernels/fused_case.h -- one unit's pass between two convolutions: its operands, and
+// the bytes it has to move.
+#pragma once
+#include <functional>
+#include <memory>
+
+#include "quant/norm_act.h"
+#include "quant/quantizer.h"
+#include "tests/support/tensors.h"
+
+namespace qt::bench {
+
+struct FusedCase {
+  Shape shape;
+  bool quantized = true, residual = false;
+
+  std::string text() const {
+    return "norm_act " + shape.text() + (quantized ? " codes" : " f32") +
+           (residual ? " residual" : "");
+  }
+};
+
+// Read for the statistics and to emit, and what is emitted.
+inline double forward_bytes(const FusedCase& c) {
+  const double elements = double(c.shape.elements()), stored = c.quantized ? 1 : 4;
+  return elements * (4 + 4 + stored + (c.residual ? stored : 0));
+}
+// dout and y (and the residual) read twice, dy (and the residual's gradient) written.
+inline double backward_bytes(const FusedCase& c) {
+  const double elements = double(c.shape.elements()), stored = c.quantized ? 1 : 4;
+  return elements * (2 * (4 + 4 + (c.residual ? stored : 0)) + 4 + (c.residual ? 4 : 0));
+}
+
+// A unit's operands with all gradients wanted, as in training.
+class FusedOperands {
+ public:
+  // place(tensor) puts what was made on the host where the pass runs.
+  using Place = std::function<Tensor(const Tensor&)>;
+  explicit FusedOperands(
+      const FusedCase& c, const Place& place = [](const Tensor& t) { return t; })
+      : pass_{.mode = c.quantized ? ForwardMode::int8 : ForwardMode::float32, .training = true} {
+    const int64_t channels = c.shape[3];
+    Tensor real = floats(c.shape, 1, c.quantized ? 100 : 1);
+    if (c.quantized) real = real.with_scale(Tensor::full({channels}, 0.01f), -(1 << 24), 1 << 24);
+    y = Var(place(real), true);
+    norm_.gamma.var = Var(place(Tensor::full({channels}, 1)), true);
+    norm_.beta.var = Var(place(Tensor::full({channels}, 0)), true);
+    norm_.running_mean = place(Tensor::full({channels}, 0));
+    norm_.running_var = place(Tensor::full({channels}, 1));
+    if (c.residual)
+      residual = Var(place(c.quantized ? codes(c.shape, 2, 0, 127) : floats(c.shape, 2)), true);
+    if (!c.quantized) return;
+    quantizer_ = make_quantizer({.is_signed = false}, 1);
+    quantizer_->step()->set(place(Tensor::full({1}, 0.02f)));
+  }
+  Var run() {
+    const NormAct args{.name = "unit", .y = y, .norm = &norm_, .residual = residual};
+    return quantizer_ ? quantizer_->norm_act(args, pass_) : norm_act_real(args, pass_);
+  }
+  void clear_gradients() {
+    for (const Var* v : {&y, &residual, &norm_.gamma.var, &norm_.beta.var})
+      if (v->defined()) v->clear_grad();
+    if (quantizer_) quantizer_->step()->var.clear_grad();
+  }
+  Var y, residual;
+
+ private:
+  BatchNormState norm_;
+  std::unique_ptr<Quantizer> quantizer_;
+  Pass pass_;
+};
+
+}  // namespace qt::bench
