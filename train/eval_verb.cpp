@@ -8,6 +8,7 @@
 #include "core/library/library.h"
 #include "deploy/engine.h"
 #include "deploy/report.h"
+#include "distributed/collectives.h"
 #include "distributed/launch.h"
 #include "train/cli.h"
 #include "train/evaluate.h"
@@ -147,10 +148,10 @@ ExitCode data_verb(const CommandLine& command) {
 
 ExitCode doctor_verb(const CommandLine&) {
   print(std::string("qattrain ") + version_number + " (" + version_commit +
-        ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) +
-        ", threads used: " + std::to_string(pin_threads(0)) +
-        "\ninstruction set: " + instruction_sets() + "\nlibrary: " + current_library().name() +
-        "\ninteger convolution: " + integer_kernel() + "\ndevice: cpu\nMPI: " + mpi_description());
+        ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) + ", threads used: " +
+        std::to_string(pin_threads(0)) + "\ninstruction set: " + instruction_sets() +
+        "\nlibrary: " + current_library().name() + "\ninteger convolution: " + integer_kernel() +
+        "\ndevice: cpu\nMPI: " + mpi_description() + "\nNCCL: " + nccl_description());
   return ExitCode::done;
 }
 

@@ -22,8 +22,8 @@ Tensor numbers(const Tensor& x) {
 }
 
 [[noreturn]] void refuse(const char* operation, const Tensor& x) {
-  throw InternalError(std::string(operation) + " takes f32, i8 or u8, got " + name_of(x.dtype()) +
-                      " " + x.shape().text());
+  throw InternalError(std::string(operation) + " takes f32, bf16, i8 or u8, got " +
+                      name_of(x.dtype()) + " " + x.shape().text());
 }
 
 }  // namespace
@@ -33,6 +33,7 @@ Tensor to_float(const Tensor& x) {
     case DType::f32: return x.without_scale();
     case DType::i8: return numbers<float, int8_t>(x);
     case DType::u8: return numbers<float, uint8_t>(x);
+    case DType::bf16: return numbers<float, BFloat16>(x);
     default: refuse("to_float", x);
   }
 }
@@ -42,6 +43,7 @@ Tensor to_bf16(const Tensor& x) {
     case DType::f32: return numbers<BFloat16, float>(x);
     case DType::i8: return numbers<BFloat16, int8_t>(x);
     case DType::u8: return numbers<BFloat16, uint8_t>(x);
+    case DType::bf16: return x.without_scale();
     default: refuse("to_bf16", x);
   }
 }

@@ -124,8 +124,8 @@ class UseLibrary {
   std::shared_ptr<Library> before_;
 };
 
-// A u8 or i8 tensor as f32 numbers (core/library/convert.cpp); f32 comes back as it is. Scale is
-// dropped.
+// A u8, i8 or bf16 tensor as f32 numbers (core/library/convert.cpp); f32 comes back as it is. Scale
+// is dropped.
 Tensor to_float(const Tensor& x);
 
 }  // namespace qt
