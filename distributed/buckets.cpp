@@ -3,9 +3,9 @@
 #include "distributed/buckets.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
 #include <utility>
+
+#include "core/device/memory.h"
 
 namespace qt {
 
@@ -58,9 +58,9 @@ void GradientBuckets::fill(Bucket& bucket, Entry& entry) {
   if (gradient.defined()) {
     QT_CHECK(gradient.dtype() == DType::f32 && gradient.elements() == entry.elements,
              entry.parameter.name + ": gradient " + gradient.shape().text());
-    std::memcpy(target, gradient.raw(), bytes);
+    copy_bytes(target, gradient.raw(), bytes);
   } else {
-    std::memset(target, 0, bytes);
+    set_bytes(target, 0, bytes);
   }
   entry.filled = true;
   --bucket.missing;
@@ -81,17 +81,14 @@ void GradientBuckets::finish() {
     for (Entry& entry : bucket.entries)
       if (!entry.filled) fill(bucket, entry);
   send_ready();
-  const auto before = std::chrono::steady_clock::now();
   for (Bucket& bucket : buckets_) bucket.pending->wait();
-  waited_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - before).count();
   measure();
   for (Bucket& bucket : buckets_)
     for (Entry& entry : bucket.entries) {
       const Tensor& before_sum = entry.parameter.var.grad();
       if (!before_sum.defined()) continue;
       Tensor sum = Tensor::empty(before_sum.shape(), DType::f32);
-      std::memcpy(sum.raw(), std::as_const(bucket.values).data<float>() + entry.offset,
-                  sum.bytes());
+      copy_bytes(sum.raw(), std::as_const(bucket.values).data<float>() + entry.offset, sum.bytes());
       entry.parameter.var.set_grad(sum);
     }
 }
@@ -103,6 +100,7 @@ void GradientBuckets::measure() {
     const double begin = std::max(bucket.pending->started(), until),
                  end = bucket.pending->finished();
     if (end > begin) on_the_way_ += end - begin, until = end;
+    waited_ += bucket.pending->waited();
   }
 }
 

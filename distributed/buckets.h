@@ -38,7 +38,8 @@ class GradientBuckets {
   // sums in the gradients' place.
   void finish();
 
-  // Since construction: seconds with a bucket on its way, and those of them that finish() waited.
+  // Since construction: seconds with a bucket on its way, and those that the work after backward
+  // stood still for them.
   double seconds_on_the_way() const { return on_the_way_; }
   double seconds_waited() const { return waited_; }
   size_t buckets() const { return buckets_.size(); }

@@ -39,13 +39,34 @@ class MessageCommunicator::PendingSum : public Pending {
  public:
   PendingSum(MessageCommunicator& communicator, OperationPointer operation)
       : communicator_(communicator), operation_(std::move(operation)) {}
-  void wait() override { communicator_.wait(operation_); }
+  void wait() override {
+    const auto before = Clock::now();
+    communicator_.wait(operation_);
+    waited_ = std::chrono::duration<double>(Clock::now() - before).count();
+  }
   double started() const override { return seconds_of_clock(operation_->started); }
   double finished() const override { return seconds_of_clock(operation_->finished); }
+  double waited() const override { return waited_; }
 
  private:
   MessageCommunicator& communicator_;
   OperationPointer operation_;
+  double waited_ = 0;
+};
+
+class MessageCommunicator::WatchedWork : public Watched {
+ public:
+  WatchedWork(MessageCommunicator& communicator, std::shared_ptr<OutsideOperation> operation)
+      : communicator_(communicator), operation_(std::move(operation)) {}
+  ~WatchedWork() override { operation_->end(); }
+  void check() override {
+    const std::lock_guard lock(communicator_.mutex_);
+    if (!communicator_.failure_.empty()) throw PeerError(communicator_.failure_);
+  }
+
+ private:
+  MessageCommunicator& communicator_;
+  std::shared_ptr<OutsideOperation> operation_;
 };
 
 MessageCommunicator::MessageCommunicator(const Open& open, const std::string& name, double timeout)
@@ -96,8 +117,8 @@ MessageCommunicator::~MessageCommunicator() {
 // ---- for callers ----
 
 template <class Kind, class... Arguments>
-MessageCommunicator::OperationPointer MessageCommunicator::start(const std::string& what,
-                                                                 Arguments&&... arguments) {
+std::shared_ptr<Kind> MessageCommunicator::start(const std::string& what,
+                                                 Arguments&&... arguments) {
   const std::lock_guard lock(mutex_);
   if (!failure_.empty()) throw PeerError(failure_);
   const int tag = first_tag + int(started_++ % tags);
@@ -137,6 +158,10 @@ void MessageCommunicator::broadcast(void* bytes, size_t count, const std::string
   for (size_t at = 0; at < count; at += piece)
     wait(start<BroadcastOperation>(what, static_cast<char*>(bytes) + at,
                                    std::min(piece, count - at)));
+}
+
+std::unique_ptr<Watched> MessageCommunicator::watch(const std::string& what) {
+  return std::make_unique<WatchedWork>(*this, start<OutsideOperation>(what));
 }
 
 void MessageCommunicator::note(int64_t step, const char* activity) {

@@ -25,6 +25,7 @@ class MessageCommunicator : public Communicator {
   std::unique_ptr<Pending> start_sum(Tensor values, Wire wire, const std::string& what) override;
   void gather(const void* mine, size_t bytes, void* all, const std::string& what) override;
   void broadcast(void* bytes, size_t count, const std::string& what) override;
+  std::unique_ptr<Watched> watch(const std::string& what) override;
   void note(int64_t step, const char* activity) override;
   Ending end_with(ExitCode code, const std::string& message) override;
   void close() override;
@@ -34,9 +35,10 @@ class MessageCommunicator : public Communicator {
  private:
   using OperationPointer = std::shared_ptr<Operation>;
   class PendingSum;
+  class WatchedWork;
 
   template <class Kind, class... Arguments>
-  OperationPointer start(const std::string& what, Arguments&&... arguments);
+  std::shared_ptr<Kind> start(const std::string& what, Arguments&&... arguments);
   void wait(const OperationPointer& operation);
 
   // In the thread.

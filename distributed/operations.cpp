@@ -128,6 +128,11 @@ void GatherOperation::deliver() {
   if (!all_.empty()) std::memcpy(target_, all_.data(), all_.size());
 }
 
+void OutsideOperation::start(Transport& transport) {
+  for (int rank = 0; rank < transport.world(); ++rank)
+    if (rank != transport.rank()) others_.push_back(rank);
+}
+
 void BroadcastOperation::start(Transport& transport) {
   if (transport.rank() != 0) return receive(transport, 0, bytes_.data(), bytes_.size());
   for (int to = 1; to < transport.world(); ++to) send(transport, to, bytes_.data(), bytes_.size());

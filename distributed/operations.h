@@ -1,6 +1,7 @@
 // distributed/operations.h -- sum, gather and broadcast as state machines over messages, advanced
 // without blocking.
 #pragma once
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -24,10 +25,10 @@ class Operation {
 
   virtual void start(Transport& transport) = 0;
   // Does what can be done; true once complete.
-  bool advance(Transport& transport);
+  virtual bool advance(Transport& transport);
   // Ranks of whom a message is still to come; where there are none, those who have not taken
   // theirs.
-  std::vector<int> missing() const;
+  virtual std::vector<int> missing() const;
   // Called once, after completion and while the caller waits: hands the result over.
   virtual void deliver() {}
   const std::string& what() const { return what_; }
@@ -96,6 +97,21 @@ class GatherOperation : public Operation {
   size_t bytes_;
   std::vector<char> mine_, all_;
   void* target_;
+};
+
+// Work that goes on elsewhere: complete when its owner says so. Whose part is missing is not known,
+// so it may be anyone's.
+class OutsideOperation : public Operation {
+ public:
+  using Operation::Operation;
+  void start(Transport& transport) override;
+  bool advance(Transport&) override { return over_; }
+  std::vector<int> missing() const override { return others_; }
+  void end() { over_ = true; }
+
+ private:
+  std::vector<int> others_;
+  std::atomic<bool> over_ = false;
 };
 
 // From rank 0.

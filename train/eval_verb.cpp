@@ -8,6 +8,7 @@
 #include "core/library/library.h"
 #include "deploy/engine.h"
 #include "deploy/report.h"
+#include "distributed/collectives.h"
 #include "distributed/launch.h"
 #include "train/cli.h"
 #include "train/device.h"
@@ -163,7 +164,8 @@ ExitCode doctor_verb(const CommandLine&) {
         ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) + ", threads used: " +
         std::to_string(pin_threads(0)) + "\ninstruction set: " + instruction_sets() +
         "\nlibrary: " + current_library().name() + "\ninteger convolution: " + integer_kernel() +
-        "\ndevice: cpu\nCUDA: " + cuda_description() + "\nMPI: " + mpi_description());
+         "\ndevice: cpu\nCUDA: " + cuda_description() + "\nMPI: " + mpi_description() +
+         "\nNCCL: " + nccl_description());
   return ExitCode::done;
 }
 

@@ -5,6 +5,9 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "core/device/memory.h"
+#include "core/tensor/transfer.h"
+
 namespace qt {
 namespace {
 
@@ -118,7 +121,7 @@ void StatisticsAverage::start() {
   float* at = values_.data<float>();
   for (const BatchNormState* norm : norms_)
     for (const Tensor* t : {&norm->running_mean, &norm->running_var}) {
-      std::memcpy(at, t->raw(), t->bytes());
+      copy_bytes(at, t->raw(), t->bytes());
       at += t->elements();
     }
   pending_ = ranks_.start_sum(values_, Wire::f32, "the average of running statistics");
@@ -128,15 +131,18 @@ void StatisticsAverage::finish() {
   if (!pending_) return;
   pending_->wait();
   pending_.reset();
-  const float* at = std::as_const(values_).data<float>();
+  const Tensor sums = on_host(values_);
+  const float* at = sums.data<float>();
   const double world = ranks_.world();
+  const auto next_average = [&](const Shape& shape) {
+    const UseStream host(Stream{});
+    Tensor average = Tensor::empty(shape, DType::f32);
+    for (int64_t i = 0; i < average.elements(); ++i)
+      average.data<float>()[i] = float(double(*at++) / world);
+    return average;
+  };
   for (BatchNormState* norm : norms_)
-    for (Tensor* t : {&norm->running_mean, &norm->running_var}) {
-      Tensor average = Tensor::empty(t->shape(), DType::f32);
-      for (int64_t i = 0; i < average.elements(); ++i)
-        average.data<float>()[i] = float(double(*at++) / world);
-      *t = average;
-    }
+    for (Tensor* t : {&norm->running_mean, &norm->running_var}) *t = here(next_average(t->shape()));
 }
 
 void check_same(Communicator& ranks, const NamedTensors& state, int64_t step) {

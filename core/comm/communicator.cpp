@@ -14,6 +14,12 @@ class Done : public Pending {
   void wait() override {}
   double started() const override { return 0; }
   double finished() const override { return 0; }
+  double waited() const override { return 0; }
+};
+
+class NobodyElse : public Watched {
+ public:
+  void check() override {}
 };
 
 class SingleCommunicator : public Communicator {
@@ -28,6 +34,9 @@ class SingleCommunicator : public Communicator {
     if (bytes) std::memcpy(all, mine, bytes);
   }
   void broadcast(void*, size_t, const std::string&) override {}
+  std::unique_ptr<Watched> watch(const std::string&) override {
+    return std::make_unique<NobodyElse>();
+  }
   void note(int64_t, const char*) override {}
   Ending end_with(ExitCode code, const std::string&) override { return {code, true}; }
   void close() override {}

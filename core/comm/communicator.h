@@ -26,6 +26,18 @@ class Pending {
   // When it was started and when it was complete, seconds of the steady clock; after wait().
   virtual double started() const = 0;
   virtual double finished() const = 0;
+  // Seconds that the caller's own work stood still for it; after wait().
+  virtual double waited() const = 0;
+};
+
+// Work that ranks do together by other means than their communicator's, a GPU's collectives: while
+// this lives, the communicator watches over it as over its own operations.
+class Watched {
+ public:
+  virtual ~Watched() = default;
+  // PeerError where a rank is lost or has kept the others waiting for too long. To be called while
+  // waiting.
+  virtual void check() = 0;
 };
 
 class Communicator {
@@ -42,11 +54,15 @@ class Communicator {
   virtual const char* name() const = 0;
 
   // values: f32, replaced by the sum over all ranks when wait() returns; not to be touched before.
+  // Where current_stream() is on a GPU, they lie there: the sum runs after what the stream has been
+  // given so far (distributed/gpu_communicator.h; others take the host's memory only).
   virtual std::unique_ptr<Pending> start_sum(Tensor values, Wire wire, const std::string& what) = 0;
   // all: world * bytes; what each rank gave, in the order of ranks.
   virtual void gather(const void* mine, size_t bytes, void* all, const std::string& what) = 0;
   // Rank 0's bytes for everyone.
   virtual void broadcast(void* bytes, size_t count, const std::string& what) = 0;
+
+  virtual std::unique_ptr<Watched> watch(const std::string& what) = 0;
 
   // For messages: the step (counted from 1) and what the rank does in it, a string literal.
   virtual void note(int64_t step, const char* activity) = 0;

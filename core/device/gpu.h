@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include "core/device/memory.h"
 #include "core/device/stream.h"
@@ -33,18 +34,24 @@ class GpuStream {
   std::shared_ptr<void> handle_;
 };
 
-// A mark in a stream.
+// A mark in a stream; a timed one notes when it was reached.
 class GpuEvent {
  public:
-  GpuEvent();
+  GpuEvent() : GpuEvent(false) {}
+  explicit GpuEvent(bool timed);
   void record(Stream stream);           // after what the stream has been given so far
   void hold_back(Stream stream) const;  // what it is given from now on runs after the mark
   bool reached() const;
   void synchronize() const;
+  double seconds_since(const GpuEvent& earlier) const;  // both timed, and reached
 
  private:
   std::shared_ptr<void> handle_;
 };
+
+// The place of the calling thread's GPU on its machine's buses: no two GPUs of a machine have the
+// same. The parts of a GPU that was divided have, for they cannot be told apart by it.
+std::string gpu_identity();
 
 // ---- memory ----
 // At least `bytes` of GPU memory in the order of `stream`: uninitialized for what is enqueued there

@@ -17,11 +17,13 @@ void use_gpu(int) { refuse(); }
 
 GpuStream::GpuStream() { refuse(); }
 void GpuStream::synchronize() const { refuse(); }
-GpuEvent::GpuEvent() { refuse(); }
+GpuEvent::GpuEvent(bool) { refuse(); }
 void GpuEvent::record(Stream) { refuse(); }
 void GpuEvent::hold_back(Stream) const { refuse(); }
 bool GpuEvent::reached() const { refuse(); }
 void GpuEvent::synchronize() const { refuse(); }
+double GpuEvent::seconds_since(const GpuEvent&) const { refuse(); }
+std::string gpu_identity() { refuse(); }
 GpuGraph::GpuGraph(Stream, const std::function<void()>&) { refuse(); }
 void GpuGraph::launch(Stream) const { refuse(); }
 

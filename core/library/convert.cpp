@@ -22,7 +22,7 @@ Tensor numbers(const Tensor& x) {
 }
 
 [[noreturn]] void refuse(const char* operation, const Tensor& x) {
-  throw InternalError(std::string(operation) + " takes f32, i8 or u8 (to_float bf16 too), got " +
+  throw InternalError(std::string(operation) + " takes f32, bf16, i8 or u8, got " +
                       name_of(x.dtype()) + " " + x.shape().text());
 }
 
@@ -43,6 +43,7 @@ Tensor to_bf16(const Tensor& x) {
     case DType::f32: return numbers<BFloat16, float>(x);
     case DType::i8: return numbers<BFloat16, int8_t>(x);
     case DType::u8: return numbers<BFloat16, uint8_t>(x);
+    case DType::bf16: return x.without_scale();
     default: refuse("to_bf16", x);
   }
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <string>
 
 #include "tests/emulation/device_memory.h"
 #include "tests/emulation/streams.h"
@@ -33,6 +34,7 @@ struct Gpu {
   std::map<CUgraphExec_st*, std::unique_ptr<CUgraphExec_st>> execs;
   cudaError_t last = cudaSuccess, sticky = cudaSuccess;
   int allocation_to_fail = 0, launch_to_refuse = 0, launch_to_break = 0, wait_to_forget = 0;
+  std::string bus;
   bool in_host_function = false;  // which may not call CUDA
 };
 Gpu& gpu();

@@ -3,7 +3,9 @@
 #include "tests/emulation/runtime.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <iterator>
@@ -64,6 +66,10 @@ bool is_possible(const Launch& l) {
 
 bool counts_down(int& left) { return left > 0 && --left == 0; }
 
+double seconds_now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 }  // namespace
 
 Gpu& gpu() { return *instance(); }
@@ -71,6 +77,7 @@ Gpu& gpu() { return *instance(); }
 void reset(unsigned seed) {
   instance().reset();
   instance() = std::make_unique<Gpu>(seed);
+  gpu().bus = "emulated " + std::to_string(getpid());
 }
 
 std::string leaks() {
@@ -91,6 +98,7 @@ void fail_allocation(int nth) { gpu().allocation_to_fail = nth; }
 void refuse_launch(int nth) { gpu().launch_to_refuse = nth; }
 void break_launch(int nth) { gpu().launch_to_break = nth; }
 void forget_wait(int nth) { gpu().wait_to_forget = nth; }
+void put_gpu_at(const std::string& bus) { gpu().bus = bus; }
 
 cudaError_t answer(cudaError_t error) {
   if (error != cudaSuccess && error != cudaErrorNotReady) gpu().last = error;
@@ -204,6 +212,16 @@ const char* cudaGetErrorName(cudaError_t error) {
 }
 const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
 
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return before_call();
+}
+cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
+  if (const cudaError_t error = before_call()) return error;
+  if (device != 0 || length < int(gpu().bus.size()) + 1) return answer(cudaErrorInvalidValue);
+  memcpy(text, gpu().bus.c_str(), gpu().bus.size() + 1);
+  return cudaSuccess;
+}
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
@@ -265,9 +283,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   return cudaSuccess;
 }
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   if (const cudaError_t error = before_call()) return error;
   auto made = std::make_unique<CUevent_st>();
+  made->timed = !(flags & cudaEventDisableTiming);
   *event = made.get();
   gpu().events.emplace(*event, std::move(made));
   return cudaSuccess;
@@ -278,7 +297,20 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (const cudaError_t error = before_call(stream)) return error;
   if (!gpu().events.count(event)) return answer(cudaErrorInvalidResourceHandle);
-  *event = {stream, stream->issued, stream->capture, stream->tails};
+  auto when = std::make_shared<double>(0);
+  if (event->timed && !stream->capture)
+    gpu().streams.enqueue(stream, [when] { *when = seconds_now(); });
+  *event = {stream, stream->issued, stream->capture, stream->tails, event->timed, when};
+  return cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t begin, cudaEvent_t end) {
+  if (const cudaError_t error = before_call()) return error;
+  for (CUevent_st* const event : {begin, end}) {
+    if (!gpu().events.count(event) || !event->timed || !event->stream || event->capture)
+      return answer(cudaErrorInvalidResourceHandle);
+    if (*event->when == 0) return cudaErrorNotReady;
+  }
+  *milliseconds = float((*end->when - *begin->when) * 1e3);
   return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
@@ -293,6 +325,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (!gpu().events.count(event)) return answer(cudaErrorInvalidResourceHandle);
   if (event->capture) return answer(cudaErrorStreamCaptureUnsupported);
   const bool reached = !event->stream || event->stream->done >= event->count;
+  if (!gpu().streams.any_may_run()) return reached ? cudaSuccess : cudaErrorNotReady;
   if (const cudaError_t error = run([] { gpu().streams.run_one(); })) return error;
   return reached ? cudaSuccess : cudaErrorNotReady;
 }

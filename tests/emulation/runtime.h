@@ -21,8 +21,11 @@ void refuse_launch(int nth);
 // The nth kernel launch from now on fails while it runs: an error that every later call returns.
 void break_launch(int nth);
 
-// The nth cudaStreamWaitEvent from now on does nothing: the event that somebody forgot.
+// The nth time that a stream is told to wait for an event from now on, it forgets to.
 void forget_wait(int nth);
+
+// The GPU's place among the buses of its machine; without, each process has one of its own.
+void put_gpu_at(const std::string& bus);
 
 // Work of a library on the GPU: runs in the stream's order and may touch device memory.
 void enqueue_library_work(qt::Stream stream, std::function<void()> work);

@@ -2,6 +2,8 @@
 #include "tests/emulation/streams.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "tests/emulation/emulator.h"
@@ -12,8 +14,12 @@ namespace {
 bool may_run(const CUstream_st& stream) {
   if (stream.queue.empty()) return false;
   const Work& head = stream.queue.front();
+  if (head.ready) return head.ready();
   return !head.after || head.after->done >= head.after_count;
 }
+
+// A call that waits for other processes cannot time out on a GPU; here it does.
+constexpr auto longest_wait = std::chrono::seconds(20);
 
 }  // namespace
 
@@ -32,6 +38,12 @@ void Streams::enqueue(CUstream_st* stream, std::function<void()> run) {
     return;
   }
   stream->queue.push_back({.run = std::move(run)});
+  ++stream->issued;
+}
+
+void Streams::enqueue_when(CUstream_st* stream, std::function<bool()> ready,
+                           std::function<void()> run) {
+  stream->queue.push_back({.run = std::move(run), .ready = std::move(ready)});
   ++stream->issued;
 }
 
@@ -54,7 +66,10 @@ void Streams::wait(CUstream_st* stream, const CUevent_st& event) {
 
 // The stream whose next work brings `target` on: itself, or who it waits for.
 CUstream_st* Streams::ready_for(CUstream_st* target) {
-  while (!may_run(*target)) target = target->queue.front().after;
+  while (!may_run(*target)) {
+    if (target->queue.front().ready) return nullptr;
+    target = target->queue.front().after;
+  }
   return target;
 }
 
@@ -74,11 +89,24 @@ void Streams::run_head(CUstream_st* stream) {
 }
 
 void Streams::run_until(CUstream_st* stream, uint64_t count) {
-  while (stream->done < count) run_head(choose(stream));
+  const auto begin = std::chrono::steady_clock::now();
+  while (stream->done < count) {
+    if (CUstream_st* const next = choose(stream)) {
+      run_head(next);
+    } else if (std::chrono::steady_clock::now() - begin < longest_wait) {
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+    } else {
+      throw Violation("a stream is waited for, and it waits for a process that does not come");
+    }
+  }
 }
 
 void Streams::run_all() {
   for (const auto& s : all_) run_until(s.get(), s->issued);
+}
+
+bool Streams::any_may_run() const {
+  return std::any_of(all_.begin(), all_.end(), [](const auto& s) { return may_run(*s); });
 }
 
 void Streams::run_one() {

@@ -21,6 +21,7 @@ struct Work {
   std::function<void()> run;     // empty: only waits
   CUstream_st* after = nullptr;  // runs when `after` has done so many
   uint64_t after_count = 0;
+  std::function<bool()> ready;  // and not before this says so: it waits for another process
 };
 
 // What a captured stream noted: runs after the nodes it depends on.
@@ -53,6 +54,8 @@ struct CUevent_st {
   uint64_t count = 0;
   std::shared_ptr<emulator::Capture> capture;
   std::vector<size_t> nodes;
+  bool timed = false;
+  std::shared_ptr<double> when = nullptr;  // it was reached, seconds; 0 before
 };
 struct CUgraph_st {
   std::shared_ptr<emulator::Capture> recording;
@@ -75,6 +78,9 @@ class Streams {
 
   // To the stream's queue, or to the recording it takes part in.
   void enqueue(CUstream_st* stream, std::function<void()> run);
+  // Work that runs only once ready() says that other processes have done their part. Not for
+  // recordings.
+  void enqueue_when(CUstream_st* stream, std::function<bool()> ready, std::function<void()> run);
   void wait(CUstream_st* stream, const CUevent_st& event);
   // Runs what must have run for the stream's first `count` pieces of work to be done, and whatever
   // else the seed wants to run before.
@@ -82,6 +88,7 @@ class Streams {
   void run_all();
   // One piece of work of any stream, if there is one that may run.
   void run_one();
+  bool any_may_run() const;
   // After an error: what is left never runs.
   void drop_all();
   bool capturing() const;
@@ -92,7 +99,7 @@ class Streams {
 
  private:
   enum class Habit { late, random, early };
-  CUstream_st* ready_for(CUstream_st* target);
+  CUstream_st* ready_for(CUstream_st* target);  // nullptr: another process has to come first
   CUstream_st* choose(CUstream_st* target);
   void run_head(CUstream_st* stream);
 

@@ -1,4 +1,6 @@
 // core/device/cuda/stream.cpp -- streams, events and graphs of CUDA.
+#include <array>
+
 #include "core/base/error.h"
 #include "core/device/cuda/handle.h"
 #include "core/device/gpu.h"
@@ -14,9 +16,10 @@ void GpuStream::synchronize() const {
   check_cuda(cudaStreamSynchronize(as<cudaStream_t>(handle_)), "cudaStreamSynchronize");
 }
 
-GpuEvent::GpuEvent() {
+GpuEvent::GpuEvent(bool timed) {
   cudaEvent_t event = nullptr;
-  check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
+  check_cuda(cudaEventCreateWithFlags(&event, timed ? 0 : cudaEventDisableTiming),
+             "cudaEventCreate");
   handle_ = owned(event, cudaEventDestroy);
 }
 
@@ -38,6 +41,22 @@ bool GpuEvent::reached() const {
 
 void GpuEvent::synchronize() const {
   check_cuda(cudaEventSynchronize(as<cudaEvent_t>(handle_)), "cudaEventSynchronize");
+}
+
+double GpuEvent::seconds_since(const GpuEvent& earlier) const {
+  float milliseconds = 0;
+  check_cuda(cudaEventElapsedTime(&milliseconds, as<cudaEvent_t>(earlier.handle_),
+                                  as<cudaEvent_t>(handle_)),
+             "cudaEventElapsedTime");
+  return double(milliseconds) / 1e3;
+}
+
+std::string gpu_identity() {
+  int number = 0;
+  std::array<char, 64> text{};
+  check_cuda(cudaGetDevice(&number), "cudaGetDevice");
+  check_cuda(cudaDeviceGetPCIBusId(text.data(), int(text.size()), number), "cudaDeviceGetPCIBusId");
+  return text.data();
 }
 
 GpuGraph::GpuGraph(Stream stream, const std::function<void()>& work) {

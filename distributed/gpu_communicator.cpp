@@ -1,0 +1,219 @@
+// distributed/gpu_communicator.cpp -- sums on a side stream, waiting that can time out, and the
+// choice between NCCL and host memory.
+#include "distributed/gpu_communicator.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "core/base/log.h"
+#include "core/library/convert.h"
+#include "core/library/library.h"
+#include "core/tensor/transfer.h"
+
+namespace qt {
+namespace {
+
+constexpr auto abort_limit = std::chrono::seconds(5);
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::string host_name() {
+  std::array<char, 256> text{};
+  gethostname(text.data(), text.size() - 1);
+  return text.data();
+}
+
+// Work of one stream from now on runs after what another has been given so far.
+void order(Stream before, Stream after) {
+  GpuEvent event;
+  event.record(before);
+  event.hold_back(after);
+}
+
+// "rank 0 and rank 2 compute on one GPU", "rank 1: ..." or "": why NCCL cannot be used.
+std::string obstacle(const std::vector<std::string>& gpus,
+                     const std::vector<std::string>& troubles) {
+  for (size_t a = 0; a < gpus.size(); ++a)
+    for (size_t b = a + 1; b < gpus.size(); ++b)
+      if (gpus[a] == gpus[b])
+        return "rank " + std::to_string(a) + " and rank " + std::to_string(b) +
+               " compute on one GPU";
+  for (size_t rank = 0; rank < troubles.size(); ++rank)
+    if (!troubles[rank].empty()) return "rank " + std::to_string(rank) + ": " + troubles[rank];
+  return "";
+}
+
+}  // namespace
+
+// A sum by NCCL.
+class GpuCommunicator::PendingSum : public Pending {
+ public:
+  PendingSum(GpuCommunicator& ranks, Tensor values, const std::string& what)
+      : ranks_(ranks),
+        values_(std::move(values)),
+        watched_(ranks.watch(what)),
+        flight_(ranks.flight()) {}
+
+  void start(Wire wire) {
+    const Stream side = ranks_.side_.stream();
+    const Patience patience = [this] { watched_->check(); };
+    Collectives& collectives = *ranks_.collectives_;
+    order(current_stream(), side);
+    begin_.record(side);
+    const UseStream use(side);
+    if (wire == Wire::f32) {
+      collectives.sum(values_.raw(), values_.elements(), wire, side, patience);
+    } else {
+      const Tensor half = to_bf16(values_);
+      collectives.sum(half.raw(), half.elements(), wire, side, patience);
+      copy_on_gpu(values_.raw(), to_float(half).raw(), values_.bytes(), side);
+    }
+    done_.record(side);
+    used_on(values_.raw(), side);
+  }
+
+  void wait() override {
+    GpuEvent arrived(true);  // the caller's work
+    arrived.record(current_stream());
+    for (int idle = 0; !done_.reached() || !arrived.reached(); ++idle) {
+      watched_->check();
+      ranks_.collectives_->check();
+      if (idle < 20)
+        std::this_thread::yield();
+      else
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+    watched_.reset();
+    waited_ = std::max(0.0, done_.seconds_since(arrived));
+  }
+  double started() const override {
+    return flight_->on_clock + begin_.seconds_since(flight_->begin);
+  }
+  double finished() const override {
+    return flight_->on_clock + done_.seconds_since(flight_->begin);
+  }
+  double waited() const override { return waited_; }
+
+ private:
+  GpuCommunicator& ranks_;
+  Tensor values_;
+  std::unique_ptr<Watched> watched_;
+  std::shared_ptr<Flight> flight_;
+  GpuEvent begin_{true}, done_{true};
+  double waited_ = 0;
+};
+
+// A sum through host memory. The copy to the host is waited for at once: sums of the other
+// communicator have to be started in the same place of the program on every rank.
+class GpuCommunicator::PendingStagedSum : public Pending {
+ public:
+  PendingStagedSum(GpuCommunicator& ranks, Tensor values, Wire wire, const std::string& what)
+      : ranks_(ranks), values_(std::move(values)) {
+    const Stream side = ranks_.side_.stream();
+    order(current_stream(), side);
+    host_ = to_host(values_, side);
+    const UseStream host(Stream{});
+    sum_ = ranks_.ranks_->start_sum(host_, wire, what);
+  }
+  void wait() override {
+    sum_->wait();
+    const Stream side = ranks_.side_.stream();
+    copy_to_gpu(values_.raw(), host_.raw(), values_.bytes(), side);
+    order(side, current_stream());
+    used_on(values_.raw(), side);
+  }
+  double started() const override { return sum_->started(); }
+  double finished() const override { return sum_->finished(); }
+  double waited() const override { return sum_->waited(); }
+
+ private:
+  GpuCommunicator& ranks_;
+  Tensor values_, host_;
+  std::unique_ptr<Pending> sum_;
+};
+
+GpuCommunicator::GpuCommunicator(std::shared_ptr<Communicator> ranks,
+                                 std::unique_ptr<Collectives> collectives)
+    : ranks_(std::move(ranks)), collectives_(std::move(collectives)) {}
+
+std::shared_ptr<GpuCommunicator::Flight> GpuCommunicator::flight() {
+  std::shared_ptr<Flight> flight = flight_.lock();
+  if (flight) return flight;
+  flight = std::make_shared<Flight>();
+  flight->begin.record(side_.stream());
+  flight->on_clock = now();
+  flight_ = flight;
+  return flight;
+}
+
+std::unique_ptr<Pending> GpuCommunicator::start_sum(Tensor values, Wire wire,
+                                                    const std::string& what) {
+  if (!current_stream().on_gpu) return ranks_->start_sum(std::move(values), wire, what);
+  QT_CHECK(values.dtype() == DType::f32, "sums over ranks are of f32 values");
+  if (!collectives_)
+    return std::make_unique<PendingStagedSum>(*this, std::move(values), wire, what);
+  auto sum = std::make_unique<PendingSum>(*this, std::move(values), what);
+  sum->start(wire);
+  return sum;
+}
+
+// The others hear of it first; then NCCL is given up, which may hang, for what other ranks' NCCL
+// still waits for.
+Communicator::Ending GpuCommunicator::end_with(ExitCode code, const std::string& message) {
+  const Ending ending = ranks_->end_with(code, message);
+  if (collectives_) {
+    std::thread([code = ending.code] {
+      std::this_thread::sleep_for(abort_limit);
+      _exit(int(code));
+    }).detach();
+    collectives_->abort();
+  }
+  return ending;
+}
+
+void GpuCommunicator::close() {
+  if (collectives_) {
+    const auto watched = watch("the end of NCCL");
+    collectives_->close([&] { watched->check(); });
+  }
+  ranks_->close();
+}
+
+int local_rank(Communicator& ranks) {
+  const std::vector<std::string> hosts = gathered(ranks, host_name(), "host names");
+  const auto mine = hosts.begin() + ranks.rank();
+  return int(std::count(hosts.begin(), mine, *mine));
+}
+
+std::unique_ptr<Communicator> with_gpus(std::unique_ptr<Communicator> ranks) {
+  if (ranks->alone()) return ranks;
+  CollectivesModule module{};
+  std::string trouble;
+  try {
+    module = load_nccl();
+  } catch (const ConfigError& e) {
+    trouble = e.what();
+  }
+  const auto gpus = gathered(*ranks, host_name() + " " + gpu_identity(), "GPUs");
+  const std::string why_not = obstacle(gpus, gathered(*ranks, trouble, "GPUs"));
+  if (ranks->writes())
+    log::info(why_not.empty() ? "gradients are summed by NCCL"
+                              : "gradients are summed through host memory: " + why_not);
+  std::shared_ptr<Communicator> shared = std::move(ranks);
+  if (!why_not.empty()) return std::make_unique<GpuCommunicator>(std::move(shared), nullptr);
+  Collectives::Id id{};
+  if (shared->writes()) id = module.make_id();
+  shared->broadcast(id.data(), id.size(), "NCCL's start");
+  const auto watched = shared->watch("NCCL's start");
+  auto collectives = module.open(id, shared->rank(), shared->world(), [&] { watched->check(); });
+  return std::make_unique<GpuCommunicator>(std::move(shared), std::move(collectives));
+}
+
+}  // namespace qt
