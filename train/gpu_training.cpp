@@ -111,7 +111,7 @@ void GpuTraining::record() {
 
 // One step, all of it enqueued on the stream: this is what is recorded.
 void GpuTraining::body() {
-  std::vector<Watched> watched;
+  std::vector<CheckedTensor> watched;
   for (const GpuBatch& batch : batches_) {
     if (&batch != &batches_.front()) advance(position_);
     forward_and_backward(batch, watched);
@@ -126,10 +126,10 @@ void GpuTraining::body() {
   advance(position_);
   state_.settle(bad);
   watched_names_.clear();
-  for (const Watched& w : watched) watched_names_.push_back(w.name);
+  for (const CheckedTensor& w : watched) watched_names_.push_back(w.name);
 }
 
-void GpuTraining::forward_and_backward(const GpuBatch& batch, std::vector<Watched>& watched) {
+void GpuTraining::forward_and_backward(const GpuBatch& batch, std::vector<CheckedTensor>& watched) {
   const int64_t n = batch.labels.elements();
   Health health;
   const Pass pass{.mode = options_.mode,
@@ -147,7 +147,7 @@ void GpuTraining::forward_and_backward(const GpuBatch& batch, std::vector<Watche
   Tape::current().backward(loss, Tensor::full({1}, float(share / double(options_.accumulate))));
 }
 
-void GpuTraining::watch_gradients(std::vector<Watched>& watched) const {
+void GpuTraining::watch_gradients(std::vector<CheckedTensor>& watched) const {
   for (const auto& [name, parameter] : parameters_) {
     const Var& var = parameter->var;
     if (var.wants_grad() && var.grad().defined())
@@ -156,7 +156,7 @@ void GpuTraining::watch_gradients(std::vector<Watched>& watched) const {
 }
 
 // As first_bad_parameter.
-void GpuTraining::watch_parameters(std::vector<Watched>& watched) const {
+void GpuTraining::watch_parameters(std::vector<CheckedTensor>& watched) const {
   for (const auto& [name, parameter] : parameters_) {
     const bool is_step = parameter->kind == Parameter::Kind::step;
     if (parameter->kind == Parameter::Kind::weight || !parameter->var.value().defined()) continue;

@@ -61,9 +61,9 @@ class GpuTraining {
  private:
   void take_batches();
   void body();
-  void forward_and_backward(const GpuBatch& batch, std::vector<Watched>& watched);
-  void watch_gradients(std::vector<Watched>& watched) const;
-  void watch_parameters(std::vector<Watched>& watched) const;
+  void forward_and_backward(const GpuBatch& batch, std::vector<CheckedTensor>& watched);
+  void watch_gradients(std::vector<CheckedTensor>& watched) const;
+  void watch_parameters(std::vector<CheckedTensor>& watched) const;
   void record();
   std::vector<bool> frozen() const;
   std::vector<Shape> extents() const;

@@ -49,9 +49,9 @@ struct Next {
 
 }  // namespace
 
-Tensor first_bad(const std::vector<Watched>& watched) {
+Tensor first_bad(const std::vector<CheckedTensor>& watched) {
   Segments<IsBad, Element<float>> segments;
-  for (const Watched& w : watched)
+  for (const CheckedTensor& w : watched)
     segments.add(w.values.elements(), IsBad{w.positive}, in(w.values.data<float>()));
   Tensor first = Tensor::empty({1}, DType::i32), bad = Tensor::empty({1}, DType::f32);
   segments.first_where(current_stream(), first.data<int32_t>());

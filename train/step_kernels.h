@@ -11,13 +11,13 @@
 namespace qt {
 
 // A tensor (f32) that must be finite, and greater than 0 where `positive`.
-struct Watched {
+struct CheckedTensor {
   std::string name;
   Tensor values;
   bool positive = false;
 };
 // f32 [1]: 0 where all are as they must be, else 1 + the number of the first that is not.
-Tensor first_bad(const std::vector<Watched>& watched);
+Tensor first_bad(const std::vector<CheckedTensor>& watched);
 
 // kept = fresh where bad is 0, and stays as it is otherwise. f32 of one shape each.
 struct Kept {
