@@ -137,6 +137,34 @@ TEST(Communicator, ARankThatHangsIsNamedWithItsStepAndOperation) {
   EXPECT_NAMES(text, "the sum of gradients");
 }
 
+// A GPU's collectives, for example: whoever does not take part is found as in the communicator's
+// own operations.
+TEST(Communicator, WorkElsewhereIsWatchedOver) {
+  std::string text;
+  const auto work = [&](Communicator& ranks) {
+    { const auto soon_over = ranks.watch("work that all take part in"); }
+    EXPECT_EQ(summed(ranks, {1}, "numbers")[0], 3);
+    ranks.note(12, "backward");
+    if (ranks.rank() == 2) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+      ranks.end_with(ExitCode::peer_lost, "woke up late");
+      throw PeerError("late");
+    }
+    const auto watched = ranks.watch("a sum on GPUs");
+    try {
+      for (;; std::this_thread::sleep_for(std::chrono::milliseconds(1))) watched->check();
+    } catch (const PeerError& e) {
+      if (ranks.rank() == 0) text = e.what();
+      ranks.end_with(ExitCode::peer_lost, e.what());
+      throw;
+    }
+  };
+  EXPECT_THROW(on_ranks(3, work, 1.0), PeerError);
+  EXPECT_NAMES(text, "rank 2 of 3");
+  EXPECT_NAMES(text, "step 12, backward, hangs");
+  EXPECT_NAMES(text, "a sum on GPUs");
+}
+
 TEST(Communicator, ARankThatFailsTellsTheOthersWhy) {
   const std::string text = text_of_loss(60, [](Communicator& ranks) {
     const auto ending = ranks.end_with(ExitCode::data, "cat.jpg is damaged");
