@@ -29,10 +29,8 @@ void write_set(const TemporaryFolder& folder, int height = 20, int width = 20) {
 }
 
 DatasetSpec spec_of(const TemporaryFolder& folder) {
-  return {.kind = "imagefolder",
-          .path = folder.text(),
-          .cache_bytes = int64_t{1} << 30,
-          .threads = 2};
+  return {
+      .kind = "imagefolder", .path = folder.text(), .cache_bytes = int64_t{1} << 30, .threads = 2};
 }
 
 std::vector<uint8_t> decoded(uint32_t number, int height = 20, int width = 20) {

@@ -262,8 +262,9 @@ struct AtLeast {
 // More segments than one launch takes, among them empty ones and one of more than all blocks.
 std::vector<int64_t> segment_lengths() {
   std::vector<int64_t> lengths;
+  if (build == Build::thread) return {5, 0, 130, 1};
   for (int64_t i = 0; i < 90; ++i) lengths.push_back(i % 7 == 3 ? 0 : 1 + i * i % 700);
-  if (!sanitized) lengths[50] = 9000;
+  lengths[50] = 9000;
   return lengths;
 }
 
