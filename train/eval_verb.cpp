@@ -164,8 +164,8 @@ ExitCode doctor_verb(const CommandLine&) {
         ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) + ", threads used: " +
         std::to_string(pin_threads(0)) + "\ninstruction set: " + instruction_sets() +
         "\nlibrary: " + current_library().name() + "\ninteger convolution: " + integer_kernel() +
-         "\ndevice: cpu\nCUDA: " + cuda_description() + "\nMPI: " + mpi_description() +
-         "\nNCCL: " + nccl_description());
+        "\ndevice: cpu\nCUDA: " + cuda_description() + "\nMPI: " + mpi_description() +
+        "\nNCCL: " + nccl_description());
   return ExitCode::done;
 }
 

@@ -72,9 +72,12 @@ requires std::is_integral_v<T> T atomicAdd(T* to, T v) {
 }
 template <class T>
 requires std::is_integral_v<T> T atomicMin(T* to, T v) {
+  // No local's address is taken: fibers use stacks again, which ThreadSanitizer would call a race.
   T before = __atomic_load_n(to, __ATOMIC_RELAXED);
-  while (v < before &&
-         !__atomic_compare_exchange_n(to, &before, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  while (v < before) {
+    const T found = __sync_val_compare_and_swap(to, before, v);
+    if (found == before) break;
+    before = found;
   }
   return before;
 }
