@@ -95,7 +95,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
             cudaStream_t stream, Arguments... arguments) {
   static_assert((std::is_trivially_copyable_v<Parameters> && ...),
                 "kernel arguments are copied byte by byte");
-  const std::tuple<Parameters...> values{static_cast<Parameters>(arguments)...};
+  std::tuple<Parameters...> values{static_cast<Parameters>(arguments)...};
+  // What lies between members by chance may look like an address to the check of arguments.
+  std::apply([](auto&... v) { (__builtin_clear_padding(&v), ...); }, values);
   emulator::Launch launch{.grid = grid, .block = block, .shared_bytes = shared};
   std::apply([&](const auto&... v) { (launch.arguments.push_back({&v, sizeof v}), ...); }, values);
   launch.body = [kernel, values]() { std::apply(kernel, values); };
