@@ -23,6 +23,10 @@ CodeRange code_range(const std::string& what, const Tensor& codes);
 void check_shape(const Conv2dShape& shape);
 void check_extents(const std::string& what, const Tensor& t, const Shape& wanted);
 void check_f32(const std::string& what, const Tensor& t);
+// All that the convolutions of real numbers ask of their arguments (core/library/library.h).
+void check_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
+void check_conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape);
+void check_conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape);
 // ConfigError where `products` products of such codes may leave the int32 accumulators of the
 // integer program.
 void check_accumulator(const CodeRange& x, const CodeRange& w, int64_t products,

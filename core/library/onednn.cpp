@@ -26,11 +26,7 @@ class OneDnn final : public Library {
   std::string name() const override { return "onednn"; }
 
   Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
-    check_shape(shape);
-    check_extents("conv2d's x", x, shape.x_shape());
-    check_extents("conv2d's w", w, shape.w_shape());
-    check_f32("conv2d's x", x);
-    check_f32("conv2d's w", w);
+    check_conv2d(x, w, shape);
     if (!prefers_winograd(Operation::conv2d, shape)) return direct_conv2d(x, w, shape);
     note_winograd(Operation::conv2d, "conv2d", shape);
     return winograd::conv2d(x, w, shape);
@@ -51,10 +47,7 @@ class OneDnn final : public Library {
 
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision precision) override {
-    check_shape(shape);
-    check_extents("conv2d_backward_data's dy", dy, shape.y_shape());
-    check_extents("conv2d_backward_data's w", w, shape.w_shape());
-    check_f32("conv2d_backward_data's dy", dy);
+    check_conv2d_backward_data(dy, w, shape);
     if (skips_pixels(shape))
       return spread_pixels(conv2d_backward_data(dy, w, dense_shape(shape), precision), shape);
     const Type type = arithmetic_for(precision);
@@ -75,10 +68,7 @@ class OneDnn final : public Library {
 
   Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape,
                                  Precision precision) override {
-    check_shape(shape);
-    check_extents("conv2d_backward_weights' x", x, shape.x_shape());
-    check_extents("conv2d_backward_weights' dy", dy, shape.y_shape());
-    check_f32("conv2d_backward_weights' dy", dy);
+    check_conv2d_backward_weights(x, dy, shape);
     if (skips_pixels(shape))
       return conv2d_backward_weights(take_pixels(x, shape), dy, dense_shape(shape), precision);
     const Type type = arithmetic_for(precision);

@@ -78,11 +78,7 @@ class Reference final : public Library {
   std::string name() const override { return "reference"; }
 
   Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
-    check_shape(shape);
-    check_extents("conv2d's x", x, shape.x_shape());
-    check_extents("conv2d's w", w, shape.w_shape());
-    check_f32("conv2d's x", x);
-    check_f32("conv2d's w", w);
+    check_conv2d(x, w, shape);
     note("conv2d", "f32", shape.text());
     return forward<double, double>(x.data<float>(), w.data<float>(), shape);
   }
@@ -93,9 +89,7 @@ class Reference final : public Library {
 
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision) override {
-    check_shape(shape);
-    check_extents("conv2d_backward_data's dy", dy, shape.y_shape());
-    check_extents("conv2d_backward_data's w", w, shape.w_shape());
+    check_conv2d_backward_data(dy, w, shape);
     note("conv2d_backward_data", "f32", shape.text());
     const Tensor w_float = to_float(w);
     const float* ws = w_float.data<float>();
@@ -118,9 +112,7 @@ class Reference final : public Library {
 
   Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape,
                                  Precision) override {
-    check_shape(shape);
-    check_extents("conv2d_backward_weights' x", x, shape.x_shape());
-    check_extents("conv2d_backward_weights' dy", dy, shape.y_shape());
+    check_conv2d_backward_weights(x, dy, shape);
     note("conv2d_backward_weights", "f32", shape.text());
     const Tensor x_float = to_float(x);
     const float* xs = x_float.data<float>();

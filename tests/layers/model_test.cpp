@@ -7,8 +7,7 @@
 #include <algorithm>
 #include <map>
 
-#include "core/base/philox.h"
-#include "core/ops/ops.h"
+#include "tests/layers/training_pass.h"
 #include "tests/support/tensors.h"
 
 namespace qt {
@@ -22,37 +21,6 @@ ModelSpec spec_of(int bits, ResidualPolicy residual = ResidualPolicy::identity) 
   spec.quant.weights.per_channel = true;
   spec.quant.residual = residual;
   return spec;
-}
-
-Tensor pictures() {
-  Tensor images = Tensor::empty({4, 8, 8, 3}, DType::u8);
-  Philox draws(5, DrawKind::test);
-  for (int64_t i = 0; i < images.elements(); ++i)
-    images.data<uint8_t>()[i] = uint8_t(draws.below(256));
-  return images;
-}
-
-std::unique_ptr<Model> calibrated(const ModelSpec& spec) {
-  auto model = make_model(spec);
-  const Tape::Pause pause;
-  model->forward(pictures(), {.mode = ForwardMode::int8, .calibrate = true});
-  return model;
-}
-
-// One training pass: logits, then every gradient.
-std::vector<Tensor> logits_and_gradients(const ModelSpec& spec, ForwardMode mode) {
-  const auto model = calibrated(spec);
-  const Var logits = model->forward(pictures(), {.mode = mode, .training = true});
-  const Var loss = softmax_cross_entropy(logits, Tensor::of<int64_t>({4}, {1, 2, 3, 4}), 0);
-  Tape::current().backward(loss, Tensor::full({1}, 1));
-  std::vector<Tensor> all{logits.value()};
-  Visitor visitor;
-  visitor.parameter = [&](const std::string& name, Parameter& p) {
-    EXPECT_TRUE(p.var.grad().defined()) << name;
-    if (p.var.grad().defined()) all.push_back(p.var.grad());
-  };
-  model->visit(visitor);
-  return all;
 }
 
 class ModelBits : public testing::TestWithParam<int> {};
@@ -71,7 +39,7 @@ TEST(Model, IntegerModeRunsIntegerKernelsAndExactFloatRunsFloatOnes) {
   const auto count = [&](ForwardMode mode) {
     const LibraryTrace trace;
     const Tape::Pause pause;
-    model->forward(pictures(), {.mode = mode});
+    model->forward(pictures(8), {.mode = mode});
     return std::count_if(trace.calls().begin(), trace.calls().end(), [](const LibraryCall& call) {
       return call.operation == "conv2d_codes" && call.arithmetic != "f32";
     });
@@ -93,8 +61,8 @@ TEST(Model, StateTravelsByNameAndWhatDoesNotFitIsRefused) {
   const auto other = make_model(spec_of(8));
   load_state(*other, state, false);
   const Tape::Pause pause;
-  EXPECT_EQ(model->forward(pictures(), {}).value().to_vector<float>(),
-            other->forward(pictures(), {}).value().to_vector<float>());
+  EXPECT_EQ(model->forward(pictures(8), {}).value().to_vector<float>(),
+            other->forward(pictures(8), {}).value().to_vector<float>());
   const auto refuses = [&](const std::string& message) {
     try {
       load_state(*other, state, true);
@@ -134,7 +102,7 @@ struct Evaluation : Observer {
   }
   Evaluation(Model& model, ForwardMode mode) {
     const Tape::Pause pause;
-    logits = model.forward(pictures(), {.mode = mode, .observer = this}).value();
+    logits = model.forward(pictures(8), {.mode = mode, .observer = this}).value();
   }
 };
 
@@ -331,7 +299,7 @@ TEST(Model, ResidualPoliciesAgreeInFloat) {
        {ResidualPolicy::identity, ResidualPolicy::both, ResidualPolicy::none}) {
     const Tape::Pause pause;
     logits.push_back(doubles(make_model(spec_of(8, policy))
-                                 ->forward(pictures(), {.mode = ForwardMode::float32})
+                                 ->forward(pictures(8), {.mode = ForwardMode::float32})
                                  .value()));
   }
   EXPECT_EQ(difference_of(logits[1], logits[0], 1e-5), "");

@@ -8,9 +8,8 @@
 #include <map>
 #include <sstream>
 
-#include "core/base/philox.h"
-#include "core/ops/ops.h"
 #include "layers/model.h"
+#include "tests/layers/training_pass.h"
 #include "tests/support/places.h"
 #include "tests/support/tensors.h"
 
@@ -25,14 +24,6 @@ ModelSpec spec_of(int64_t image_size, ResidualPolicy residual = ResidualPolicy::
   spec.quant.weights.per_channel = true;
   spec.quant.residual = residual;
   return spec;
-}
-
-Tensor pictures(int64_t n, int64_t side) {
-  Tensor images = Tensor::empty({n, side, side, 3}, DType::u8);
-  Philox draws(5, DrawKind::test);
-  for (int64_t i = 0; i < images.elements(); ++i)
-    images.data<uint8_t>()[i] = uint8_t(draws.below(256));
-  return images;
 }
 
 // Weights are many: tests that only look share one network, torchvision's own.
@@ -151,27 +142,6 @@ TEST(ResNet50, QuantizersOfABottleneckFollowTheResidualPolicy) {
   for (const char* codes :
        {"layer1.0.input.act_quant", "layer1.0.conv1.act_quant", "layer1.0.conv2.act_quant"})
     EXPECT_EQ(none.at(codes).kind, "lsq") << codes;
-}
-
-// One training pass: logits, then every gradient.
-std::vector<Tensor> logits_and_gradients(const ModelSpec& spec, ForwardMode mode) {
-  const auto model = make_model(spec);
-  const Tensor images = pictures(4, spec.image_size);
-  {
-    const Tape::Pause pause;
-    model->forward(images, {.mode = ForwardMode::int8, .calibrate = true});
-  }
-  const Var logits = model->forward(images, {.mode = mode, .training = true});
-  const Var loss = softmax_cross_entropy(logits, Tensor::of<int64_t>({4}, {1, 2, 3, 4}), 0);
-  Tape::current().backward(loss, Tensor::full({1}, 1));
-  std::vector<Tensor> all{logits.value()};
-  Visitor visitor;
-  visitor.parameter = [&](const std::string& name, Parameter& p) {
-    EXPECT_TRUE(p.var.grad().defined()) << name;
-    if (p.var.grad().defined()) all.push_back(p.var.grad());
-  };
-  model->visit(visitor);
-  return all;
 }
 
 TEST(ResNet50, IntegerAndExactFloatGiveTheSameLogitsAndGradients) {

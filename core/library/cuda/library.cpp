@@ -22,11 +22,7 @@ class CudaLibrary final : public Library {
   std::string name() const override { return "cuda"; }
 
   Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
-    check_shape(shape);
-    check_extents("conv2d's x", x, shape.x_shape());
-    check_extents("conv2d's w", w, shape.w_shape());
-    check_f32("conv2d's x", x);
-    check_f32("conv2d's w", w);
+    check_conv2d(x, w, shape);
     return real("conv2d", {ConvolutionPass::forward, ProductType::f32, shape}, x, w);
   }
 
@@ -38,20 +34,14 @@ class CudaLibrary final : public Library {
 
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision precision) override {
-    check_shape(shape);
-    check_extents("conv2d_backward_data's dy", dy, shape.y_shape());
-    check_extents("conv2d_backward_data's w", w, shape.w_shape());
-    check_f32("conv2d_backward_data's dy", dy);
+    check_conv2d_backward_data(dy, w, shape);
     return real("conv2d_backward_data",
                 {ConvolutionPass::backward_data, type_for(precision), shape}, dy, w);
   }
 
   Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape,
                                  Precision precision) override {
-    check_shape(shape);
-    check_extents("conv2d_backward_weights' x", x, shape.x_shape());
-    check_extents("conv2d_backward_weights' dy", dy, shape.y_shape());
-    check_f32("conv2d_backward_weights' dy", dy);
+    check_conv2d_backward_weights(x, dy, shape);
     return real("conv2d_backward_weights",
                 {ConvolutionPass::backward_weights, type_for(precision), shape}, x, dy);
   }
