@@ -116,11 +116,11 @@ const Registry<Library>::Add add{"cuda", [] {
 
 }  // namespace
 
-std::unique_ptr<Library> make_cuda_library(std::shared_ptr<MatrixProducts> products,
-                                           std::shared_ptr<Convolutions> convolutions,
+std::unique_ptr<Library> make_cuda_library(const std::shared_ptr<MatrixProducts>& products,
+                                           const std::shared_ptr<Convolutions>& convolutions,
                                            const CudaLibraryOptions& options) {
   QT_CHECK(products != nullptr, "the library 'cuda' was given no products");
-  return std::make_unique<CudaLibrary>(std::move(products), std::move(convolutions), options);
+  return std::make_unique<CudaLibrary>(products, convolutions, options);
 }
 
 }  // namespace qt

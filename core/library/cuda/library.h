@@ -19,8 +19,8 @@ struct CudaLibraryOptions {
 // Results: codes exact, as all libraries'; f32 by sums in f32, in an order that is the same on the
 // same kind of GPU with the same libraries. convolutions: nullptr where there is no cuDNN; then
 // all convolutions are matrix products.
-std::unique_ptr<Library> make_cuda_library(std::shared_ptr<MatrixProducts> products,
-                                           std::shared_ptr<Convolutions> convolutions,
+std::unique_ptr<Library> make_cuda_library(const std::shared_ptr<MatrixProducts>& products,
+                                           const std::shared_ptr<Convolutions>& convolutions,
                                            const CudaLibraryOptions& options = {});
 
 // The modules with cuBLASLt and cuDNN, which lie beside the program and stay open. ConfigError
