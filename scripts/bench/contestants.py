@@ -157,8 +157,8 @@ class Ours:
         other = "qat" if self.phase == "float" else "float"
         return [self.options.binary, os.path.join(REPOSITORY, config), *keys, f"train.{other}.epochs=0",
                 f"train.{self.phase}.epochs=1000", f"train.{self.phase}.lr={LEARNING_RATE[self.net]}",
-                f"train.threads={self.options.threads}", "train.optimizer.weight_decay=1e-4", f"log.every={self.EVERY}",
-                "log.histograms_every=0", "eval.every_epochs=0", "checkpoint.every_epochs=0", "--run-dir", folder, "--name", name, "--no-progress", "--quiet"]
+                f"train.threads={self.options.threads}", "train.optimizer.weight_decay=1e-4", "train.qat.weight_decay=1e-4",
+                f"log.every={self.EVERY}", "log.histograms_every=0", "eval.every_epochs=0", "checkpoint.every_epochs=0", "--run-dir", folder, "--name", name, "--no-progress", "--quiet"]
 
     def run(self, steps):
         folder = os.path.join(self.options.work, "runs")
