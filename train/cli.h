@@ -48,6 +48,9 @@ struct CurrentRun {
 // arguments that are not for training: nothing else runs on several.
 void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run);
 
+// A line, or several, on standard output at once. CheckpointError where it cannot be written.
+void print(const std::string& text);
+
 // The program without main's catching.
 ExitCode run_command(const CommandLine& command, CurrentRun& run);
 

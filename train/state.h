@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace qt {
 
@@ -37,6 +38,7 @@ struct TrainState {
   int64_t seed = 0;
   int threads = 0, world = 1;
   std::string library, config_hash, program_version;
+  std::vector<std::string> phases;  // of the run, in order; empty: not known
 };
 
 std::string to_json(const TrainState& state);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/comm/communicator.h"
+#include "deploy/build_program.h"
 #include "distributed/buckets.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
@@ -95,12 +96,13 @@ class Trainer {
 
   // Beginning, saving, continuing, ending: trainer_state.cpp.
   void restore(const LoadedCheckpoint& from);
+  void check_position(const std::string& folder) const;
   void begin_phase(const NamedTensors* optimizer_state);
   void calibrate_now();
   void make_buckets();
   void average_statistics();
   void save(std::optional<double> score);
-  bool has_program() const;
+  bool has_program() const { return qt::has_program(*model_); }
   bool skips() const { return experiment_.train.on_nan == "skip"; }
   Program integer_program();
   void save_program_files(const Program& program, bool best);

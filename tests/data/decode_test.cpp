@@ -147,12 +147,11 @@ TEST(Decode, RefusesAHugeClaimBeforeDecoding) {
   const size_t frame = jpeg.find("\xff\xc0");
   ASSERT_NE(frame, std::string::npos);
   jpeg.replace(frame + 5, 4, "\xff\xdc\xff\xdc");
-  EXPECT_EQ(refusal(jpeg),
-            "'f': the header claims 65500 x 65500 pixels; allowed: 100000000 (data.max_pixels)");
+  EXPECT_EQ(refusal(jpeg), "'f': the header claims 65500 x 65500 pixels; allowed: 100000000");
   EXPECT_EQ(refusal("P6 100000 100000 255\n"),
-            "'f': the header claims 100000 x 100000 pixels; allowed: 100000000 (data.max_pixels)");
+            "'f': the header claims 100000 x 100000 pixels; allowed: 100000000");
   const std::string png = png_of(smooth_picture(8, 9, 6).pixels, 8, 9, SPNG_COLOR_TYPE_TRUECOLOR);
-  EXPECT_EQ(refusal(png, 71), "'f': the header claims 9 x 8 pixels; allowed: 71 (data.max_pixels)");
+  EXPECT_EQ(refusal(png, 71), "'f': the header claims 9 x 8 pixels; allowed: 71");
   EXPECT_EQ(refusal(png, 72), "no error");
   EXPECT_EQ(refusal("P6 0 5 255\n"), "'f': the header claims 0 x 5 pixels");
 }
