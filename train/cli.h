@@ -39,7 +39,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments);
 // What main needs to know of a run when an exception ends it.
 struct CurrentRun {
   std::optional<StopRequests> requests;
-  std::unique_ptr<Communicator> ranks = make_single_communicator();
+  std::shared_ptr<Communicator> ranks = make_single_communicator();
   std::optional<RunFolder> folder;  // of rank 0
   int64_t step = 0;
 };

@@ -4,6 +4,7 @@
 
 #include "core/base/log.h"
 #include "core/device/cpu.h"
+#include "distributed/gpu_communicator.h"
 #include "train/cli.h"
 #include "train/trainer.h"
 #include "train/version.h"
@@ -91,20 +92,28 @@ std::string last_line(const Trainer& trainer, const RunFolder& folder) {
          folder.path();
 }
 
+// With several ranks on GPUs: this one's, and run.ranks becomes the communicator for them. Null:
+// the trainer's own choice.
+std::shared_ptr<const Device> device_of_rank(const std::string& name, CurrentRun& run) {
+  if (run.ranks->alone() || !is_gpu_name(name)) return nullptr;
+  auto device = open_device(gpu_of_rank(name, local_rank(*run.ranks)));
+  run.ranks = with_gpus(run.ranks);
+  return device;
+}
+
 }  // namespace
 
 ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   if (!run.requests) run.requests.emplace();
   if (command.max_seconds) run.requests->allow(*command.max_seconds);
   const StopRequests& requests = *run.requests;
-  Communicator& ranks = *run.ranks;
   Experiment experiment;
   const std::string config_text = load_config(experiment, command.config, command.overrides);
   if (command.seed) experiment.train.seed.set(*command.seed, "--seed");
   if (command.device != "auto") experiment.device.set(command.device, "--device");
-  ranks.set_timeout(experiment.distributed.timeout);
+  run.ranks->set_timeout(experiment.distributed.timeout);
   if (!command.dump_config.empty()) {
-    if (!ranks.writes()) return ExitCode::done;
+    if (!run.ranks->writes()) return ExitCode::done;
     print(
         dump(experiment, command.dump_config == "minimal" ? DumpStyle::minimal : DumpStyle::full));
     return ExitCode::done;
@@ -113,15 +122,18 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   std::optional<Simulation> simulation;
   if (!command.simulate.empty()) {
     simulation = simulation_from(command.simulate);
-    if (ranks.alone())
+    if (run.ranks->alone())
       throw ConfigError("--simulate: there is one process; accidents are for runs of several");
   }
-  meet(simulation, ranks, Simulation::Place::init);
+  meet(simulation, *run.ranks, Simulation::Place::init);
+  const auto device = device_of_rank(experiment.device, run);
+  Communicator& ranks = *run.ranks;
   Trainer trainer(experiment, {.limit_train_batches = command.limit_train_batches,
                                .overfit_batches = command.overfit_batches,
                                .show_progress = !command.quiet && !command.no_progress,
                                .ranks = &ranks,
                                .simulation = simulation,
+                               .device = device,
                                .steps_done = &run.step});
   if (command.dry_run) {
     if (ranks.writes()) print(trainer.summary());

@@ -80,7 +80,7 @@ class Trainer {
   StepEnd step_on_cpu(double lr, const StopRequests& requests);
   StepEnd run_batches();
   std::string update(double lr);
-  StepEnd step_on_gpu(double lr);
+  StepEnd step_on_gpu(double lr, const StopRequests& requests);
   void read_gpu();
   void leave_out(const std::string& what, int64_t step);
   Tensor backward_seed(const Batch& batch) const;

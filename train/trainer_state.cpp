@@ -86,10 +86,6 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
 
 void Trainer::check_device() const {
   if (!device_->on_gpu()) return;
-  if (!ranks_.alone())
-    throw ConfigError("device " + device_->name() + " trains one process, " +
-                      std::to_string(ranks_.world()) +
-                      " were started; training on several processes is for the CPU");
   if (experiment_.train.qat_phase.epochs > 0 && experiment_.train.forward == "exact_float")
     throw ConfigError("train.forward exact_float is the CPU's way to multiply codes; device " +
                       device_->name() + " takes int8 or fake_quant");
@@ -269,7 +265,11 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
                            .backward = backward_,
                            .accumulate = experiment_.train.accumulate,
                            .label_smoothing = experiment_.train.label_smoothing,
-                           .say = [this](const std::string& text) { log_->say(text); }});
+                           .say = [this](const std::string& text) { log_->say(text); },
+                           .ranks = ranks_.alone() ? nullptr : &ranks_,
+                           .buckets = buckets_.get(),
+                           .synchronize = synchronized(),
+                           .note = [this](const char* activity) { note(activity); }});
   else if (skips())
     step_state_ = std::make_unique<StepState>(*model_, *optimizer_);
 }
