@@ -14,6 +14,7 @@ EngineResult Engine::run(const Program& program, const Tensor& images,
   for (size_t i = 0; i < registers.size(); ++i) {
     const Instruction& at = program.instructions[i];
     registers[i] = execute({at, registers, images, options.path});
+    if (options.after) options.after(at);
     if (std::holds_alternative<Classifier>(at.operation))
       result.logits = registers[i];
     else if (options.keep_codes)

@@ -1,6 +1,7 @@
 // deploy/engine.h -- what runs an integer program. All engines give identical codes in every layer
 // and identical logits.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@ struct RunOptions {
   CodePath path =
       CodePath::integer;    // how a library multiplies codes; `reference` knows one way only
   bool keep_codes = false;  // hand back every register
+  std::function<void(const Instruction&)> after = {};  // called when an instruction is done
 };
 
 struct EngineResult {
@@ -57,7 +59,8 @@ class Engine {
 using EngineRegistry = Registry<Engine>;
 std::unique_ptr<Engine> make_engine(const std::string& name);
 // The engine on this library's kernels and the launchers; its name is the library's. The library
-// outlives it.
+// outlives it. It keeps the weights of convolutions that it has run, in the form that their kernels
+// read; one run at a time.
 std::unique_ptr<Engine> make_library_engine(Library& library);
 
 // The engine on a library of a GPU, in the order of its stream; copies programs and pictures to the
