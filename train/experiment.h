@@ -231,10 +231,8 @@ struct Experiment : Section {
   CheckpointConfig checkpoint{this, "checkpoint", "when the state is saved"};
   EvalConfig eval{this, "eval", "when the test pictures are looked at"};
   DistributedConfig distributed{this, "distributed", "training on several processes (ranks)"};
-  Key<std::string> device{
-      this, "device", "auto", any(),
-      "where it is computed: cpu, cuda (the first GPU; with several ranks each its own), cuda:K; "
-      "auto: the CPU"};
+  Key<std::string> device{this, "device", "auto", any(),
+                          "where it is computed: cpu, cuda (the first GPU), cuda:K; auto: the CPU"};
   void check(ConfigProblems& problems) const override;
 };
 
