@@ -228,6 +228,20 @@ TEST(LayerStatistics, CountClippedValuesAndUsedCodes) {
   EXPECT_NEAR(s.histogram.right.back(), 100, 1e-9);
 }
 
+// What rounds to the outermost code is within its half step, not clipped.
+TEST(LayerStatistics, ClippingBeginsHalfAStepBeyondTheOutermostCodes) {
+  const auto clipped = [](float value, int8_t code) {
+    const Tensor real = Tensor::full({1}, value);
+    const Tensor codes =
+        Tensor::of(Shape{1}, std::vector<int8_t>{code}).with_scale(Tensor::full({1}, 2.0f), -3, 3);
+    return statistics_of("x", real, codes).clipped;
+  };
+  EXPECT_EQ(clipped(2 * 3.4f, 3), 0);
+  EXPECT_EQ(clipped(2 * 3.6f, 3), 1);
+  EXPECT_EQ(clipped(2 * -3.4f, -3), 0);
+  EXPECT_EQ(clipped(2 * -3.6f, -3), 1);
+}
+
 TEST(LayerStatistics, UsesEachChannelsStepAndForgivesRelu) {
   const Tensor weights = Tensor::of(Shape{2, 2}, std::vector<float>{1, 2, 10, 20});
   const Tensor steps = Tensor::of(Shape{2}, std::vector<float>{1, 10});
