@@ -30,7 +30,7 @@ std::unique_ptr<Engine> make_engine(const std::string& name) {
 }
 
 Tensor run_logits(const Program& program, const Tensor& images, CodePath path) {
-  return make_library_engine(current_library())->run(program, images, {.path = path}).logits;
+  return make_library_engine(current_library(), false)->run(program, images, {.path = path}).logits;
 }
 
 int64_t count_top1(const Tensor& logits, const Tensor& labels) {

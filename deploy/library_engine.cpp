@@ -10,7 +10,8 @@ namespace {
 
 class LibraryEngine final : public Engine {
  public:
-  explicit LibraryEngine(Library& library) : library_(library) {}
+  LibraryEngine(Library& library, bool keeps_weights)
+      : library_(library), keeps_weights_(keeps_weights) {}
   std::string name() const override { return library_.name(); }
 
  protected:
@@ -22,9 +23,10 @@ class LibraryEngine final : public Engine {
  private:
   struct Prepared {
     Tensor weights;  // keeps the storage, so that no other weights can have it
-    std::unique_ptr<CodeConvolution> convolution;
+    std::shared_ptr<const CodeConvolution> convolution;
   };
   Library& library_;
+  const bool keeps_weights_;
   mutable std::map<const void*, Prepared> prepared_;  // by the weights' storage
 
   static CodeTarget target(const Step& step) {
@@ -45,7 +47,7 @@ class LibraryEngine final : public Engine {
     Conv2dShape shape = op.shape;
     shape.n = step.images.dim(0);
     const Tensor residual = step.has_residual() ? step.input(1) : Tensor();
-    if (const CodeConvolution* convolution = prepared(op, shape, step)) {
+    if (const auto convolution = prepared(op, shape, step)) {
       const CodeTarget y = target(step);
       convolution->run(step.input(0), requantize_into(op.m, op.b, residual, op.residual_ratio, y));
       return finished(y, step);
@@ -56,13 +58,16 @@ class LibraryEngine final : public Engine {
     return finished(y, step);
   }
   // Null where the library has none for this convolution.
-  const CodeConvolution* prepared(const Conv& op, const Conv2dShape& shape,
-                                  const Step& step) const {
+  std::shared_ptr<const CodeConvolution> prepared(const Conv& op, const Conv2dShape& shape,
+                                                  const Step& step) const {
     if (step.path != CodePath::integer) return nullptr;
+    const auto prepare = [&]() -> std::shared_ptr<const CodeConvolution> {
+      return library_.prepare_conv2d_codes(step.input(0), op.codes, shape);
+    };
+    if (!keeps_weights_) return prepare();
     const auto [at, is_new] = prepared_.try_emplace(op.codes.raw());
-    if (is_new)
-      at->second = {op.codes, library_.prepare_conv2d_codes(step.input(0), op.codes, shape)};
-    return at->second.convolution.get();
+    if (is_new) at->second = {op.codes, prepare()};
+    return at->second.convolution;
   }
   static Tensor run(const Add& op, const Step& step) {
     const CodeTarget y = target(step);
@@ -96,8 +101,8 @@ const EngineRegistry::Add add_engine{"onednn", [] {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_library_engine(Library& library) {
-  return std::make_unique<LibraryEngine>(library);
+std::unique_ptr<Engine> make_library_engine(Library& library, bool keeps_weights) {
+  return std::make_unique<LibraryEngine>(library, keeps_weights);
 }
 
 }  // namespace qt

@@ -92,7 +92,8 @@ class OneDnn final : public Library {
   // Of our own kernels. Where the CPU multiplies bytes exactly, oneDNN's stay ahead.
   std::unique_ptr<CodeConvolution> prepare_conv2d_codes(const Tensor& x, const Tensor& w,
                                                         const Conv2dShape& shape) override {
-    if (!has_avx2() || effective_byte_products() == ByteProducts::vnni) return nullptr;
+    if (!has_avx2() || effective_byte_products() == ByteProducts::vnni || w.dtype() != DType::i8)
+      return nullptr;
     const CodeRange x_range = code_range("a convolution's x", x),
                     w_range = code_range("a convolution's w", w);
     if (const int64_t tile = winograd::faster_tile(shape, x_range, w_range))
@@ -115,7 +116,8 @@ class OneDnn final : public Library {
 
  protected:
   Tensor integer_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
-    if (const auto own = prepare_conv2d_codes(x, w, shape)) return own->rounded_sums(x);
+    if (takes_own(x, w, shape))
+      if (const auto own = prepare_conv2d_codes(x, w, shape)) return own->rounded_sums(x);
     if (skips_pixels(shape)) return integer_conv2d(take_pixels(x, shape), w, dense_shape(shape));
     Tensor y = integer(x, w, shape, "conv2d_codes");
     return y.defined() ? y : exact_float_conv2d(x, w, shape);
@@ -143,6 +145,15 @@ class OneDnn final : public Library {
     note(operation, plan.kernel(), text_of(kernel), shape.text());
     plan.run(x, w, y);
     return y;
+  }
+
+  // Where sums are kept as f32 anyway, oneDNN's int8 kernels are a little ahead of our direct ones.
+  static bool takes_own(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+    const CodeRange x_range = code_range("a convolution's x", x),
+                    w_range = code_range("a convolution's w", w);
+    return winograd::faster_tile(shape, x_range, w_range) != 0 ||
+           choose_integer_kernel(x_range, w_range, effective_byte_products()) ==
+               IntegerKernel::exact_float;
   }
 
   static bool prefers_winograd(Operation operation, const Conv2dShape& shape) {

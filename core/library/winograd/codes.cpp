@@ -40,6 +40,10 @@ struct LargeTiles {
 // Output channels whose sums are handed on together: four pixels' stay in the first cache.
 constexpr int64_t channels_at_a_time = 64;
 
+// Of a block that all threads share: less than for floats, since the transformed weights beside it
+// must not raise the memory that training needs.
+constexpr int64_t scratch = 8 << 20;
+
 // w [k, 3, 3, c] transformed into panels [points][k / 16][c / 2][16][2]. A register holds eight
 // pairs of input channels of one output channel; eight such are transposed as 32-bit lanes.
 template <class Form>
@@ -113,8 +117,8 @@ void convolve(const Code* x, const Tensor& weights, const Conv2dShape& shape,
   const Tensor zeros = Tensor::zeros({c}, DType::u8);
   const Pictures<Code> pictures{x, shape.h, shape.w, c, static_cast<const Code*>(zeros.raw())};
 
-  const auto plan =
-      BlockPlan::of(grid.tiles(), Form::points * 2 * c * k, Form::points * (2 * c + 4 * k));
+  const auto plan = BlockPlan::of(grid.tiles(), Form::points * 2 * c * k,
+                                  Form::points * (2 * c + 4 * k), scratch);
   const int64_t v_point = plan.block * c + line<int16_t>;
   const int64_t m_point = plan.block * k + line<int32_t>;
   const Tensor transformed = Tensor::empty({plan.slots(), Form::points, v_point * 2}, DType::u8);

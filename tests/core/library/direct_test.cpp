@@ -195,5 +195,30 @@ TEST(DirectChoice, IsWhatTheLibraryRuns) {
     EXPECT_EQ(call.library, has_avx2_only() ? "direct" : "onednn") << call.operation;
 }
 
+// Without VNNI: the integer program's strided convolutions, and everywhere the signed codes of
+// pixels.
+TEST(DirectChoice, IsWhatTheLibraryRunsOnCodes) {
+  const bool ours = has_avx2() && effective_byte_products() != ByteProducts::vnni;
+  const Conv2dShape stem{
+      .n = 2, .h = 12, .w = 12, .c = 3, .k = 16, .r = 7, .s = 7, .stride = 2, .padding = 3};
+  const Conv2dShape strided{
+      .n = 2, .h = 8, .w = 8, .c = 16, .k = 32, .r = 3, .s = 3, .stride = 2, .padding = 1};
+  const auto library_of = [](const Conv2dShape& shape, const CodeRange& range, bool once) {
+    const Tensor x = codes_of(shape.x_shape(), range, Fill::uniform, 1);
+    const Tensor w = codes_of(shape.w_shape(), {-127, 127}, Fill::uniform, 2);
+    const LibraryTrace trace;
+    if (once) {
+      const auto prepared = onednn()->prepare_conv2d_codes(x, w, shape);
+      return prepared ? prepared->library() : "none";
+    }
+    onednn()->conv2d_codes(x, w, shape, CodePath::integer);
+    return trace.calls().front().library;
+  };
+  EXPECT_EQ(library_of(stem, {-127, 127}, false), ours ? "direct" : "onednn");
+  EXPECT_EQ(library_of(stem, {-127, 127}, true), ours ? "direct" : "none");
+  EXPECT_EQ(library_of(strided, {0, 127}, false), "onednn");
+  EXPECT_EQ(library_of(strided, {0, 127}, true), ours ? "direct" : "none");
+}
+
 }  // namespace
 }  // namespace qt
