@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "core/autograd/gradcheck.h"
+#include "core/library/code_convolution.h"
 #include "core/library/direct/direct.h"
 #include "core/library/onednn_integer.h"
 #include "core/library/winograd/winograd.h"
@@ -84,6 +85,8 @@ void print_choices() {
         std::printf("  %-26s %s\n", operation, kernel.c_str());
       };
       print("codes", kernel_of([&] { library.conv2d_codes(x, w, shape, CodePath::integer); }));
+      if (const auto own = library.prepare_conv2d_codes(x, w, shape))
+        print("codes, integer program", own->library() + " " + own->kernel());
       print("f32", kernel_of([&] { library.conv2d(x_real, w_real, shape); }));
       if (shape.c != 3)
         print("gradient of x",
