@@ -39,8 +39,6 @@ int64_t faster_tile(const Conv2dShape& shape, const CodeRange& x, const CodeRang
   return fits(2, x, w) ? 2 : 0;
 }
 
-std::string kernel_name(int64_t tile) {
-  return tile == 2 ? "winograd F(2x2, 3x3)" : "winograd F(4x4, 3x3)";
-}
+std::string kernel_name(int64_t tile) { return tile == 2 ? "F(2x2, 3x3)" : "F(4x4, 3x3)"; }
 
 }  // namespace qt::winograd

@@ -39,6 +39,6 @@ bool is_faster(Operation operation, const Conv2dShape& shape);
 // On codes: the tiles that are faster than all direct kernels (2 or 4), or 0 where none are.
 int64_t faster_tile(const Conv2dShape& shape, const CodeRange& x, const CodeRange& w);
 
-std::string kernel_name(int64_t tile = 4);  // "winograd F(4x4, 3x3)"
+std::string kernel_name(int64_t tile = 4);  // "F(4x4, 3x3)"
 
 }  // namespace qt::winograd
