@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <thread>
 
 #include "core/device/memory.h"
@@ -295,6 +296,108 @@ TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
   const LoadedCheckpoint last = load_checkpoint(run.checkpoints() + "/step-00000008");
   const TrainState state = state_from_json(last.content.state_json, last.folder);
   EXPECT_EQ(state.at.phase, 2);
+  // Accuracies of the float phase are no rivals of those of the integer program.
+  EXPECT_EQ(last.score, trainer.last_evaluation()->top1);
+  EXPECT_FALSE(load_checkpoint(run.checkpoints() + "/step-00000004").score);
+}
+
+// One tensor of the network after each step of a run that keeps all checkpoints.
+std::vector<std::vector<float>> values_by_step(const RunFolder& run, const std::string& name,
+                                               int64_t steps) {
+  std::vector<std::vector<float>> all;
+  for (int64_t step = 1; step <= steps; ++step) {
+    const LoadedCheckpoint at =
+        load_checkpoint(run.checkpoints() + "/step-0000000" + std::to_string(step));
+    for (const auto& [key, tensor] : at.content.tensors("model.safetensors"))
+      if (key == name) all.push_back(tensor.to_vector<float>());
+  }
+  return all;
+}
+
+TEST_F(TrainerRun, StatisticsAreFrozenFromTheShareOfThePhaseOn) {
+  read(
+      "train: {batch: 16, float: {epochs: 0}, qat: {epochs: 1, lr: 0.01}}\n"
+      "quant: {calibration: {batches: 1}, bn: {freeze_at: 0.5}}\n"
+      "checkpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n");
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.show_progress = false});
+  trainer.open(&run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  const auto means = values_by_step(run, "bn1.running_mean", 4);
+  ASSERT_EQ(means.size(), 4u);
+  EXPECT_NE(means[0], means[1]);
+  EXPECT_EQ(means[1], means[2]) << "two of four steps are half of the phase";
+  EXPECT_EQ(means[1], means[3]);
+}
+
+// At so small a rate the weights stay, and two batches give the sum of their gradients in two steps
+// or their mean in one.
+TEST_F(TrainerRun, AccumulatedBatchesMakeOneStepOfTheirMeanGradient) {
+  std::vector<std::vector<float>> biases;
+  for (const int accumulate : {1, 2}) {
+    read("train: {batch: 16, accumulate: " + std::to_string(accumulate) +
+         ", optimizer: {momentum: 0}, float: {epochs: 1, lr: 1e-6, schedule: {kind: constant}}, "
+         "qat: {epochs: 0}}\ncheckpoint: {every_steps: 1, keep_last: 9}\n");
+    {
+      const RunFolder run = folder();
+      Trainer trainer(experiment_, {.limit_train_batches = 2, .show_progress = false});
+      trainer.open(&run, {});
+      const StopRequests requests;
+      EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+      EXPECT_EQ(trainer.steps_done(), 2 / accumulate);
+      biases.push_back(values_by_step(run, "fc.bias", trainer.steps_done()).back());
+    }
+    fs::remove_all(folder_);
+  }
+  ASSERT_EQ(biases[0].size(), 10u);
+  for (size_t k = 0; k < 10; ++k)
+    EXPECT_NEAR(biases[0][k], 2 * biases[1][k], 1e-3f * std::abs(biases[0][k]) + 1e-12f) << k;
+  EXPECT_GT(std::abs(biases[0][0]), 1e-9f);
+}
+
+TEST_F(TrainerRun, EvaluatesAtTheEpochsAskedForAndAtThePhasesEnd) {
+  read(
+      "train: {batch: 16, float: {epochs: 5, lr: 0.01}, qat: {epochs: 0}}\n"
+      "eval: {batch: 20, every_epochs: 2}\n");
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.limit_train_batches = 1, .show_progress = false});
+  trainer.open(&run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  std::istringstream in(files::read_all(run.file("metrics.jsonl")));
+  std::vector<int> epochs;
+  for (std::string line; std::getline(in, line);)
+    if (const auto j = nlohmann::json::parse(line); j.contains("eval/top1"))
+      epochs.push_back(j["epoch"]);
+  EXPECT_EQ(epochs, (std::vector<int>{2, 4, 5}));
+}
+
+TEST_F(TrainerRun, ReestimationAveragesTheStatisticsOfItsBatches) {
+  read("train: {batch: 16}\n");
+  const auto set = make_dataset(dataset_spec(experiment_), Split::train);
+  const auto model = build_model(experiment_, *set);
+  BatchNormState& norm = *norms_of(*model).at(0);
+  // What each of three batches says of the first layer, whose input no statistics change.
+  std::vector<double> wanted(16, 0.0);
+  {
+    const Tape::Pause pause;
+    Loader loader(set, train_loader_spec(experiment_));
+    loader.start_epoch(7);
+    Batch batch;
+    for (int i = 0; i < 3 && loader.next(batch); ++i) {
+      norm.momentum = 1;
+      model->forward(batch.images, {.mode = ForwardMode::float32, .training = true});
+      for (size_t c = 0; c < 16; ++c) wanted[c] += double(norm.running_mean.data<float>()[c]) / 3;
+    }
+  }
+  norm.momentum = 0.25f, norm.frozen = true;
+  norm.running_mean = Tensor::full({16}, 1000);
+  Loader loader(set, train_loader_spec(experiment_));
+  reestimate_statistics(*model, loader, 7, 3, ForwardMode::float32);
+  for (size_t c = 0; c < 16; ++c) EXPECT_NEAR(norm.running_mean.data<float>()[c], wanted[c], 1e-4);
+  EXPECT_EQ(norm.momentum, 0.25f);
+  EXPECT_TRUE(norm.frozen);
 }
 
 // On pictures of 32 pixels, the last stage being one pixel. What was trained is the program: its
