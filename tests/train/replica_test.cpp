@@ -267,8 +267,9 @@ TEST(Simulation, IsReadAsWritten) {
   EXPECT_EQ(killed.accident, Simulation::Accident::killed);
   EXPECT_EQ(killed.step, 100);
   EXPECT_EQ(simulation_from("rank_hung@save").place, Simulation::Place::save);
-  for (const char* bad : {"", "rank_killed", "rank_killed@", "rank_killed@step=0", "@init",
-                          "rank_eaten@init", "rank_hung@step=1x", "rank_hung@lunch"})
+  for (const char* bad :
+       {"", "rank_killed", "rank_killed@", "rank_killed@step=0", "@init", "rank_eaten@init",
+        "rank_hung@step=1x", "rank_hung@lunch", "rank_differs@eval"})
     EXPECT_THROW(simulation_from(bad), ConfigError) << bad;
 }
 
