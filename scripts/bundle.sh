@@ -69,7 +69,9 @@ mkdir -p "$root/tests" "$root/docs" "$root/scripts"
 cp -r configs "$root/"
 cp -r tests/golden "$root/tests/"
 cp docs/configuration.md "$root/docs/"
-cp -r scripts/launch scripts/bench "$root/scripts/"
+cp -r scripts/launch scripts/bench scripts/gpu_report.sh "$root/scripts/"
+mkdir "$root/tests/gpu"
+cp tests/gpu/compute_sanitizer.sh "$root/tests/gpu/"
 rm -rf "$root/scripts/bench/kernels"
 find "$root/scripts" -name __pycache__ -prune -exec rm -rf {} +
 cp scripts/bundled_run.sh "$root/run"
@@ -83,6 +85,7 @@ $("$root/bin/qattrain" --version=full)
 ./qattrain configs/smoke.yaml       the program
 ./run core_test                     a program in bin/, with CUDA's libraries on its way
 ./run --where                       which CUDA libraries are found, and where
+scripts/gpu_report.sh               tests and timings on this machine's GPU, in one folder
 
 Needs an x86-64 CPU with AVX2 and ${glibc/_/ } or newer. CUDA's libraries and MPI are the machine's own.
 TEXT

@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# gpu_report.sh [--build-dir DIR] [--output FOLDER] [--minutes N] [--quick] -- everything there is to learn from a machine
+# with an NVIDIA GPU, in one command: tests, compute-sanitizer, a training run, timings. Leaves one folder.
+#
+#   --build-dir DIR   default: the bundle this script lies in (scripts/bundle.sh), else build/cuda
+#   --output FOLDER   default: gpu-report-<date>-<time>
+#   --minutes N       no step takes longer (default 60)
+#   --quick           without compute-sanitizer and the comparison with PyTorch
+#
+# FOLDER/summary.md has a line for each step: what came out, after how long, and its log. QATTRAIN_PYTHON (default: python3)
+# names a Python with PyTorch for scripts/bench/gpu; without PyTorch that step is skipped.
+#
+# Exit codes: 0 all passed or was skipped; 1 something failed, the rest has run all the same; 2 usage; 3 no GPU: nothing ran.
+set -uo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+usage() { sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 quick=false
+while (($#)); do
+  case $1 in
+    --build-dir | --output | --minutes)
+      (($# > 1)) || usage
+      case $1 in
+        --build-dir) build=$2 ;;
+        --output) output=$2 ;;
+        *) minutes=$2 ;;
+      esac
+      shift 2
+      ;;
+    --quick) quick=true && shift ;;
+    *) usage ;;
+  esac
+done
+[[ $minutes =~ ^[1-9][0-9]*$ ]] || usage
+
+# How programs are started: of a bundle by its `run`, which finds CUDA's libraries.
+if [[ -z $build && -x $root/run ]]; then
+  start=("$root/run") programs=$root/bin
+else
+  start=() programs=$(realpath -m "${build:-$root/build/cuda}")
+fi
+command_of() { # command_of PROGRAM: sets `command`
+  command=("${start[@]}" "$1")
+  if ((${#start[@]} == 0)); then command=("$programs/$1"); fi
+}
+if [[ ! -x $programs/qattrain ]]; then
+  echo "gpu_report.sh: there is no $programs/qattrain: cmake --preset cuda -DQATTRAIN_BENCH=ON && cmake --build --preset cuda" >&2
+  exit 2
+fi
+command_of qattrain
+version=$("${command[@]}" --version=full 2>&1)
+cuda=$(sed -n 's/^CUDA: //p' <<<"$version")
+if [[ ! $cuda =~ ^[0-9]+\ device ]]; then
+  echo "gpu_report.sh: $programs/qattrain says 'CUDA: ${cuda:-nothing}': there is no GPU to report on, and nothing was run" >&2
+  exit 3
+fi
+
+mkdir -p "$output"
+output=$(realpath "$output")
+cd "$root" || exit 1
+failed=0
+{
+  echo "$version"
+  lscpu
+  nvidia-smi
+  nvidia-smi -q
+} >"$output/machine.txt" 2>&1
+{
+  echo "# Report of a GPU, $(date -u +%Y-%m-%d)"
+  echo
+  echo "$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null); machine.txt has the rest."
+  echo
+  echo "| step | outcome | seconds | log |"
+  echo "|---|---|---|---|"
+} >"$output/summary.md"
+
+row() { printf '| %s | %s | %s | %s |\n' "$@" | tee -a "$output/summary.md"; }
+step() { # step NAME COMMAND...: its log is NAME.log; exit codes 77 and 3 mean that it was skipped
+  local name=$1 log=$output/$1.log began=$SECONDS code outcome
+  shift
+  timeout --kill-after=30 "$((minutes * 60))" "$@" >"$log" 2>&1
+  code=$?
+  case $code in
+    0) outcome=passed ;;
+    77 | 3) outcome="skipped: $(grep -v '^$' "$log" | tail -n 1 | tr '|' '/')" ;;
+    124 | 137) outcome="FAILED: not done after $minutes minutes" ;;
+    *) outcome="FAILED: exit code $code" ;;
+  esac
+  if [[ $outcome == FAILED* ]]; then failed=1; fi
+  row "$name" "$outcome" "$((SECONDS - began))" "$name.log"
+}
+present() { # present NAME PROGRAM: whether it was built
+  [[ -x $programs/$2 ]] && return
+  row "$1" "skipped: $2 was not built" 0 ""
+  return 1
+}
+
+if present tests gpu_test; then
+  command_of gpu_test
+  step tests "${command[@]}" "--gtest_output=xml:$output/tests.xml"
+  $quick || for tool in memcheck racecheck initcheck synccheck; do
+    step "$tool" bash tests/gpu/compute_sanitizer.sh "$tool" "${command[@]}"
+  done
+fi
+command_of qattrain
+step training "${command[@]}" configs/smoke.yaml --device cuda --no-progress --run-dir "$output/runs"
+if present kernels gpu_bench; then
+  command_of gpu_bench
+  step kernels "${command[@]}" "--benchmark_out=$output/kernels.json" --benchmark_out_format=json
+fi
+if ! $quick; then
+  python=${QATTRAIN_PYTHON:-python3}
+  if "$python" -c 'import torch' 2>/dev/null; then
+    binary=$programs/qattrain
+    if ((${#start[@]} > 0)); then binary=$root/qattrain; fi
+    step pytorch "$python" scripts/bench/gpu --binary "$binary" --work "$output/pytorch"
+  else
+    row pytorch "skipped: $python has no PyTorch" 0 ""
+  fi
+fi
+
+echo "report: $output"
+exit "$failed"
