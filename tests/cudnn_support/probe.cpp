@@ -4,7 +4,7 @@
 //   cudnn_support_probe NETWORK SM TYPE PASS
 //       NETWORK  resnet18, resnet50, cifar_resnet18, cifar_resnet20
 //       SM       80, 90
-//       TYPE     s8, bf16, f32
+//       TYPE     s8, bf16, tf32, f32
 //       PASS     forward, backward_data, backward_weights
 //
 // Exit code: 0 where each convolution has an engine that the CUDA library would use, 1 where one
@@ -99,6 +99,7 @@ int run(const std::vector<std::string>& arguments) {
   return probe(layers, *sm,
                type == "s8"     ? ProductType::i8
                : type == "bf16" ? ProductType::bf16
+               : type == "tf32" ? ProductType::tf32
                                 : ProductType::f32,
                pass == "forward"         ? ConvolutionPass::forward
                : pass == "backward_data" ? ConvolutionPass::backward_data
