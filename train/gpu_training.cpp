@@ -134,6 +134,7 @@ void GpuTraining::forward_and_backward(const GpuBatch& batch, std::vector<Checke
   Health health;
   const Pass pass{.mode = options_.mode,
                   .training = true,
+                  .float_forward = options_.float_forward,
                   .backward = options_.backward,
                   .health = &health,
                   .samples_per_sample = float(double(batch.global_samples) / double(n))};

@@ -22,6 +22,7 @@ std::string to_json(const TrainState& state) {
   j["threads"] = state.threads;
   j["world"] = state.world;
   j["library"] = state.library;
+  j["engines"] = state.engines;
   j["phase"] = at.phase;
   j["epoch"] = at.epoch;
   j["step"] = at.step;
@@ -50,6 +51,7 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
     j.at("threads").get_to(state.threads);
     state.world = j.value("world", 1);
     j.at("library").get_to(state.library);
+    state.engines = j.value("engines", std::map<std::string, std::string>{});
     j.at("phase").get_to(state.at.phase);
     j.at("epoch").get_to(state.at.epoch);
     j.at("step").get_to(state.at.step);

@@ -35,8 +35,10 @@ TEST(TrainState, ComesBackFromJson) {
   state.best_top1 = 100.0 / 3;
   state.projections = 11, state.seed = 12, state.threads = 2;
   state.library = "onednn", state.config_hash = "abc", state.program_version = "0.1";
+  state.engines = {{"convolution of codes 1x2x2x16 -> 16", "cuDNN 9.19.0 engine 38 (choice 2)"}};
   const TrainState back = state_from_json(to_json(state), "here");
   EXPECT_EQ(to_json(back), to_json(state));
+  EXPECT_EQ(back.engines, state.engines);
   EXPECT_EQ(back.meter.loss, 0.1 + 0.2);  // bit for bit
   EXPECT_EQ(*back.best_top1, 100.0 / 3);
 }
@@ -194,6 +196,22 @@ class TrainerRun : public ::testing::Test {
   Experiment experiment_;
   fs::path folder_;
 };
+
+TEST_F(TrainerRun, TheCpuRefusesAGpusPrecisionsInOneLine) {
+  for (const auto& [key, value, allowed] :
+       {std::tuple{"backward", "tf32", "auto, f32 or bf16"},
+        std::tuple{"float_forward", "tf32", "f32"}, std::tuple{"float_forward", "bf16", "f32"}}) {
+    Experiment experiment;
+    load_config_text(experiment, std::string("train: {") + key + ": " + value + "}", "test.yaml");
+    try {
+      const Trainer trainer(experiment, {.show_progress = false});
+      ADD_FAILURE() << key << " " << value << " was taken";
+    } catch (const ConfigError& e) {
+      EXPECT_EQ(std::string(e.what()), std::string("train.") + key + " " + value +
+                                           " is a GPU's arithmetic; device cpu takes " + allowed);
+    }
+  }
+}
 
 TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
   read(
