@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "core/base/files.h"
 #include "data/dataset.h"
 
 namespace qt {
@@ -48,10 +49,10 @@ fs::path find_folder(const Layout& layout, const DatasetSpec& spec) {
   if (spec.path.empty())
     throw DataError("data.path is empty; " + layout.kind + " needs the folder that holds " +
                     wanted);
-  if (!fs::exists(spec.path)) throw DataError("data.path '" + spec.path + "' does not exist");
+  check_data_path(spec.path);
   const fs::path path(spec.path);
   for (const fs::path& folder : {path, path / layout.folder})
-    if (fs::exists(folder / layout.train_files[0])) return folder;
+    if (files::exists((folder / layout.train_files[0]).string())) return folder;
   throw DataError("data.path '" + spec.path + "' holds neither " + layout.train_files[0] + " nor " +
                   wanted + ", as the binary version of " + layout.kind + " does");
 }

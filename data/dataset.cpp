@@ -3,8 +3,20 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 
 namespace qt {
+
+void check_data_path(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (status.type() == std::filesystem::file_type::not_found)
+    throw DataError("data.path '" + path + "' does not exist");
+  if (error) throw DataError("data.path '" + path + "' cannot be looked at: " + error.message());
+  if (!std::filesystem::is_directory(status))
+    throw DataError("data.path '" + path + "' is not a folder");
+}
 
 const char* name_of(Split split) { return split == Split::train ? "train" : "test"; }
 

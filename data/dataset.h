@@ -80,6 +80,11 @@ class Dataset {
 
 using DatasetRegistry = Registry<Dataset, const DatasetSpec&, Split>;
 
+// ---- for data sets that are files ----
+
+// DataError unless data.path is a folder that can be looked at.
+void check_data_path(const std::string& path);
+
 // The set named spec.kind. ConfigError for an unknown kind or a key that cannot be, DataError for
 // the files.
 std::shared_ptr<const Dataset> make_dataset(const DatasetSpec& spec, Split split);

@@ -8,7 +8,9 @@
 #include <mutex>
 #include <sstream>
 
+#include "core/base/files.h"
 #include "core/base/log.h"
+#include "core/base/text.h"
 #include "data/dataset.h"
 #include "data/decode.h"
 #include "data/parallel.h"
@@ -70,9 +72,8 @@ void check_root(const fs::path& root) {
   const std::string wanted =
       "imagefolder needs train/<class>/*.jpg and test/<class>/*.jpg (or val/) in it";
   if (root.empty()) throw DataError("data.path is empty; it names a folder, and " + wanted);
-  if (!fs::exists(root)) throw DataError("data.path '" + root.string() + "' does not exist");
-  if (!fs::is_directory(root)) throw DataError("data.path '" + root.string() + "' is not a folder");
-  if (!fs::is_directory(root / "train"))
+  check_data_path(root.string());
+  if (!files::is_folder((root / "train").string()))
     throw DataError("data.path '" + root.string() + "' has no sub-folder train; " + wanted +
                     "; folders found: " + joined(sorted_names(root, true)));
 }
@@ -80,7 +81,7 @@ void check_root(const fs::path& root) {
 fs::path split_folder(const fs::path& root, Split split) {
   if (split == Split::train) return root / "train";
   for (const char* name : {"test", "val"})
-    if (fs::is_directory(root / name)) return root / name;
+    if (files::is_folder((root / name).string())) return root / name;
   throw DataError(
       "data.path '" + root.string() +
       "' has no sub-folder test or val; folders found: " + joined(sorted_names(root, true)));
@@ -144,6 +145,10 @@ class ImageFolder : public Dataset {
   void list_classes(const fs::path& train) {
     classes_ = sorted_names(train, true);
     if (classes_.empty()) throw DataError("folder '" + train.string() + "' holds no class folder");
+    for (const std::string& name : classes_)
+      if (one_line(name) != name)
+        throw DataError("class folder '" + train.string() + "/" + one_line(name) +
+                        "': the name of a class must be UTF-8 without control characters");
   }
 
   void list_files() {
@@ -215,6 +220,18 @@ class ImageFolder : public Dataset {
     const std::string path = name(index);
     read_picture_file(path, bytes);
     decode(bytes, path, spec_.max_pixels, image);
+    check_resized(path, image);
+  }
+
+  // The shorter side of a strip may be one pixel: resized it would take any amount of memory.
+  void check_resized(const std::string& path, const Image& image) const {
+    const int64_t shorter = std::min(image.height, image.width),
+                  longer = std::max(image.height, image.width), side = resize_size();
+    if (longer * side / shorter > spec_.max_pixels / side)
+      throw DataError(
+          "'" + path + "': " + std::to_string(image.width) + " x " + std::to_string(image.height) +
+          " pixels is too long a strip: with a shorter side of " + std::to_string(side) +
+          " it would have more than " + std::to_string(spec_.max_pixels) + " pixels");
   }
 
   void decode_for_evaluation(int64_t index, uint8_t* hwc) const {

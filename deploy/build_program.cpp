@@ -180,16 +180,44 @@ class Builder {
   std::vector<Instruction> list_;
 };
 
+// A weight that is not finite would become a code like any other.
+void check_finite(Model& model) {
+  for (const auto& [name, tensor] : state_of(model))
+    for (int64_t i = 0; i < tensor.elements(); ++i)
+      if (const float value = tensor.data<float>()[i]; !std::isfinite(value))
+        throw DivergenceError("tensor '" + name + "' has the value " + std::to_string(value) +
+                              " at " + std::to_string(i) +
+                              ": the network has diverged and has no integer program");
+}
+
 }  // namespace
+
+bool has_program(Model& model) {
+  bool codes = true;
+  Visitor visitor;
+  visitor.quantizer = [&](const std::string&, Quantizer& quantizer) {
+    codes = codes && quantizer.spec().kind != "none";
+  };
+  model.visit(visitor);
+  for (const Model::Step& step : model.steps())
+    codes = codes && !dynamic_cast<Quantize*>(step.layer.get());
+  return codes;
+}
 
 Program build_program(Model& model, const BuildOptions& options) {
   const ModelSpec& spec = model.spec();
+  check_finite(model);
+  check_accumulators(model);
   Program program;
   program.instructions = Builder(model).build();
   program.preprocessing = {spec.image_size, spec.image_size, options.resize, spec.mean, spec.std};
   program.class_names = options.class_names;
   program.notes = options.notes;
-  validate(program, "model '" + spec.name + "'");
+  try {
+    validate(program, "model '" + spec.name + "'");
+  } catch (const CheckpointError& error) {  // what is left are constants out of all proportion
+    throw DivergenceError(error.what());
+  }
   return program;
 }
 

@@ -14,6 +14,7 @@ EngineResult Engine::run(const Program& program, const Tensor& images,
   for (size_t i = 0; i < registers.size(); ++i) {
     const Instruction& at = program.instructions[i];
     registers[i] = execute({at, registers, images, options.path});
+    if (options.after) options.after(at);
     if (std::holds_alternative<Classifier>(at.operation))
       result.logits = registers[i];
     else if (options.keep_codes)
@@ -29,7 +30,7 @@ std::unique_ptr<Engine> make_engine(const std::string& name) {
 }
 
 Tensor run_logits(const Program& program, const Tensor& images, CodePath path) {
-  return make_library_engine(current_library())->run(program, images, {.path = path}).logits;
+  return make_library_engine(current_library(), false)->run(program, images, {.path = path}).logits;
 }
 
 int64_t count_top1(const Tensor& logits, const Tensor& labels) {

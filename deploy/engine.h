@@ -1,6 +1,7 @@
 // deploy/engine.h -- what runs an integer program. All engines give identical codes in every layer
 // and identical logits.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -16,6 +17,7 @@ struct RunOptions {
   CodePath path =
       CodePath::integer;    // how a library multiplies codes; `reference` knows one way only
   bool keep_codes = false;  // hand back every register
+  std::function<void(const Instruction&)> after = {};  // called when an instruction is done
 };
 
 struct EngineResult {
@@ -57,14 +59,15 @@ class Engine {
 using EngineRegistry = Registry<Engine>;
 std::unique_ptr<Engine> make_engine(const std::string& name);
 // The engine on this library's kernels and the launchers; its name is the library's. The library
-// outlives it.
-std::unique_ptr<Engine> make_library_engine(Library& library);
+// outlives it. With `keeps_weights` it keeps those of the convolutions that it has run in the form
+// that their kernels read, which takes up to eight times their memory; one run at a time.
+std::unique_ptr<Engine> make_library_engine(Library& library, bool keeps_weights = true);
 
 // The engine on a library of a GPU, in the order of its stream; copies programs and pictures to the
 // GPU and results back. A program is copied once, as long as no other one comes between.
 std::unique_ptr<Engine> make_gpu_engine(const GpuStream& stream, std::shared_ptr<Library> library);
 
-// Logits f32 [n, classes] on current_library()'s kernels.
+// Logits f32 [n, classes] on current_library()'s kernels; for once, so no weights are kept.
 Tensor run_logits(const Program& program, const Tensor& images, CodePath path = CodePath::integer);
 
 // How many rows of logits have their first greatest value at the label (i64 [n]).

@@ -1,4 +1,7 @@
 // deploy/library_engine.cpp -- the integer program on a library's kernels and the launchers.
+#include <map>
+
+#include "core/library/code_convolution.h"
 #include "deploy/engine.h"
 #include "deploy/requantize_kernels.h"
 
@@ -7,7 +10,8 @@ namespace {
 
 class LibraryEngine final : public Engine {
  public:
-  explicit LibraryEngine(Library& library) : library_(library) {}
+  LibraryEngine(Library& library, bool keeps_weights)
+      : library_(library), keeps_weights_(keeps_weights) {}
   std::string name() const override { return library_.name(); }
 
  protected:
@@ -17,7 +21,13 @@ class LibraryEngine final : public Engine {
   }
 
  private:
+  struct Prepared {
+    Tensor weights;  // keeps the storage, so that no other weights can have it
+    std::shared_ptr<const CodeConvolution> convolution;
+  };
   Library& library_;
+  const bool keeps_weights_;
+  mutable std::map<const void*, Prepared> prepared_;  // by the weights' storage
 
   static CodeTarget target(const Step& step) {
     const Shape& y = step.at.output;
@@ -36,11 +46,28 @@ class LibraryEngine final : public Engine {
   Tensor run(const Conv& op, const Step& step) const {
     Conv2dShape shape = op.shape;
     shape.n = step.images.dim(0);
+    const Tensor residual = step.has_residual() ? step.input(1) : Tensor();
+    if (const auto convolution = prepared(op, shape, step)) {
+      const CodeTarget y = target(step);
+      convolution->run(step.input(0), requantize_into(op.m, op.b, residual, op.residual_ratio, y));
+      return finished(y, step);
+    }
     const Tensor sums = library_.conv2d_codes(step.input(0), op.codes, shape, step.path);
     const CodeTarget y = target(step);
-    requantize(sums, op.m, op.b, step.has_residual() ? step.input(1) : Tensor(), op.residual_ratio,
-               y);
+    requantize(sums, op.m, op.b, residual, op.residual_ratio, y);
     return finished(y, step);
+  }
+  // Null where the library has none for this convolution.
+  std::shared_ptr<const CodeConvolution> prepared(const Conv& op, const Conv2dShape& shape,
+                                                  const Step& step) const {
+    if (step.path != CodePath::integer) return nullptr;
+    const auto prepare = [&]() -> std::shared_ptr<const CodeConvolution> {
+      return library_.prepare_conv2d_codes(step.input(0), op.codes, shape);
+    };
+    if (!keeps_weights_) return prepare();
+    const auto [at, is_new] = prepared_.try_emplace(op.codes.raw());
+    if (is_new) at->second = {op.codes, prepare()};
+    return at->second.convolution;
   }
   static Tensor run(const Add& op, const Step& step) {
     const CodeTarget y = target(step);
@@ -74,8 +101,8 @@ const EngineRegistry::Add add_engine{"onednn", [] {
 
 }  // namespace
 
-std::unique_ptr<Engine> make_library_engine(Library& library) {
-  return std::make_unique<LibraryEngine>(library);
+std::unique_ptr<Engine> make_library_engine(Library& library, bool keeps_weights) {
+  return std::make_unique<LibraryEngine>(library, keeps_weights);
 }
 
 }  // namespace qt

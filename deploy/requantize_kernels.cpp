@@ -3,6 +3,7 @@
 #include "deploy/requantize_kernels.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "core/kernel/launch.h"
 #include "deploy/requantize.h"
@@ -35,6 +36,43 @@ void requantize(const Tensor& sums, const Tensor& m, const Tensor& b, const Tens
   else
     map(current_stream(), sums.rows(), sums.channels(), Requantize{range_of(target)}, acc, b_of,
         m_of, codes);
+}
+
+namespace {
+
+// Constants of pixels that lie side by side, so that few channels are no short loops.
+constexpr int64_t constants_side_by_side = 64;
+
+std::vector<float> side_by_side(const Tensor& t, int64_t times) {
+  std::vector<float> all;
+  for (int64_t i = 0; i < times; ++i)
+    all.insert(all.end(), t.data<float>(), t.data<float>() + t.elements());
+  return all;
+}
+
+}  // namespace
+
+TakeSums requantize_into(const Tensor& m, const Tensor& b, const Tensor& residual,
+                         float residual_ratio, CodeTarget target) {
+  const int64_t k = target.codes.channels();
+  const int64_t joined = std::max<int64_t>(1, constants_side_by_side / k);
+  const int8_t* skip = residual.defined() ? residual.data<int8_t>() : nullptr;
+  int8_t* codes = target.codes.data<int8_t>();
+  const UniformCode range = range_of(target);
+  return [=, all_m = side_by_side(m, joined), all_b = side_by_side(b, joined)](const CodeSums& s) {
+    const int64_t pixels_at_once = s.channels == k ? joined : 1;
+    for (int64_t p = 0; p < s.pixels; p += pixels_at_once) {
+      const int64_t first = (s.pixel + p) * k + s.channel;
+      const int64_t count = std::min(pixels_at_once, s.pixels - p) * s.channels;
+      const auto acc = in(s.sums + p * s.channels);
+      const auto b_of = in(all_b.data() + s.channel), m_of = in(all_m.data() + s.channel);
+      if (skip)
+        map_row(count, RequantizeResidual{range, residual_ratio}, acc, b_of, m_of, in(skip + first),
+                out(codes + first));
+      else
+        map_row(count, Requantize{range}, acc, b_of, m_of, out(codes + first));
+    }
+  };
 }
 
 void add_codes(const Tensor& a, const Tensor& b, float m, float r, CodeTarget target) {

@@ -117,10 +117,12 @@ class Checker {
                                                     ".." + std::to_string(hi) + " of " + name +
                                                     "; allowed is -128..127");
     const int8_t* codes = t.data<int8_t>();
-    for (int64_t i = 0; i < t.elements(); ++i)
-      require(codes[i] >= lo && codes[i] <= hi,
-              std::string(name) + "[" + std::to_string(i) + "] is " + std::to_string(codes[i]) +
-                  ", outside " + std::to_string(lo) + ".." + std::to_string(hi));
+    const int8_t* bad = std::find_if(codes, codes + t.elements(),
+                                     [=](int8_t code) { return code < lo || code > hi; });
+    if (bad != codes + t.elements())
+      require(false, std::string(name) + "[" + std::to_string(bad - codes) + "] is " +
+                         std::to_string(*bad) + ", outside " + std::to_string(lo) + ".." +
+                         std::to_string(hi));
   }
 
   void check_weights(const Tensor& codes, const Shape& shape) const {

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <future>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -14,6 +16,7 @@
 #include "core/library/convert.h"
 #include "core/library/library.h"
 #include "core/tensor/transfer.h"
+#include "distributed/launch.h"
 
 namespace qt {
 namespace {
@@ -164,17 +167,17 @@ std::unique_ptr<Pending> GpuCommunicator::start_sum(Tensor values, Wire wire,
   return sum;
 }
 
-// The others hear of it first; then NCCL is given up, which may hang, for what other ranks' NCCL
-// still waits for.
+// The others hear of it first; then NCCL is given up, for what other ranks' NCCL still waits for.
+// That may hang: it is not waited for long, since the message has yet to be printed.
 Communicator::Ending GpuCommunicator::end_with(ExitCode code, const std::string& message) {
   const Ending ending = ranks_->end_with(code, message);
-  if (collectives_) {
-    std::thread([code = ending.code] {
-      std::this_thread::sleep_for(abort_limit);
-      _exit(int(code));
-    }).detach();
-    collectives_->abort();
-  }
+  if (!collectives_) return ending;
+  const auto over = std::make_shared<std::promise<void>>();
+  std::thread([over, collectives = std::shared_ptr<Collectives>(std::move(collectives_))] {
+    collectives->abort();
+    over->set_value();
+  }).detach();
+  over->get_future().wait_for(abort_limit);
   return ending;
 }
 
@@ -186,13 +189,25 @@ void GpuCommunicator::close() {
   ranks_->close();
 }
 
-int local_rank(Communicator& ranks) {
-  const std::vector<std::string> hosts = gathered(ranks, host_name(), "host names");
-  const auto mine = hosts.begin() + ranks.rank();
+int local_rank(const std::vector<std::string>& hosts, const std::vector<int>& told, int rank) {
+  bool believed = true;
+  for (size_t a = 0; a < hosts.size(); ++a) {
+    believed &= told[a] >= 0;
+    for (size_t b = 0; b < a; ++b) believed &= hosts[a] != hosts[b] || told[a] != told[b];
+  }
+  if (believed) return told[size_t(rank)];
+  const auto mine = hosts.begin() + rank;
   return int(std::count(hosts.begin(), mine, *mine));
 }
 
-std::unique_ptr<Communicator> with_gpus(std::unique_ptr<Communicator> ranks) {
+int local_rank(Communicator& ranks) {
+  const int mine = launched_local_rank();
+  std::vector<int> told(size_t(ranks.world()));
+  ranks.gather(&mine, sizeof(mine), told.data(), "local ranks");
+  return local_rank(gathered(ranks, host_name(), "host names"), told, ranks.rank());
+}
+
+std::shared_ptr<Communicator> with_gpus(std::shared_ptr<Communicator> ranks) {
   if (ranks->alone()) return ranks;
   CollectivesModule module{};
   std::string trouble;
@@ -203,17 +218,20 @@ std::unique_ptr<Communicator> with_gpus(std::unique_ptr<Communicator> ranks) {
   }
   const auto gpus = gathered(*ranks, host_name() + " " + gpu_identity(), "GPUs");
   const std::string why_not = obstacle(gpus, gathered(*ranks, trouble, "GPUs"));
-  if (ranks->writes())
-    log::info(why_not.empty() ? "gradients are summed by NCCL"
-                              : "gradients are summed through host memory: " + why_not);
-  std::shared_ptr<Communicator> shared = std::move(ranks);
-  if (!why_not.empty()) return std::make_unique<GpuCommunicator>(std::move(shared), nullptr);
+  if (ranks->writes()) {
+    const size_t count = std::set<std::string>(gpus.begin(), gpus.end()).size();
+    log::info(std::to_string(gpus.size()) + " ranks on " + std::to_string(count) +
+              (count == 1 ? " GPU" : " GPUs") +
+              (why_not.empty() ? ": gradients are summed by NCCL, each rank has a GPU of its own"
+                               : ": gradients are summed through host memory: " + why_not));
+  }
+  if (!why_not.empty()) return std::make_shared<GpuCommunicator>(std::move(ranks), nullptr);
   Collectives::Id id{};
-  if (shared->writes()) id = module.make_id();
-  shared->broadcast(id.data(), id.size(), "NCCL's start");
-  const auto watched = shared->watch("NCCL's start");
-  auto collectives = module.open(id, shared->rank(), shared->world(), [&] { watched->check(); });
-  return std::make_unique<GpuCommunicator>(std::move(shared), std::move(collectives));
+  if (ranks->writes()) id = module.make_id();
+  ranks->broadcast(id.data(), id.size(), "NCCL's start");
+  const auto watched = ranks->watch("NCCL's start");
+  auto collectives = module.open(id, ranks->rank(), ranks->world(), [&] { watched->check(); });
+  return std::make_shared<GpuCommunicator>(std::move(ranks), std::move(collectives));
 }
 
 }  // namespace qt

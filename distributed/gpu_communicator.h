@@ -4,6 +4,7 @@
 #pragma once
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/device/gpu.h"
 #include "distributed/collectives.h"
@@ -52,12 +53,16 @@ class GpuCommunicator : public Communicator {
   std::weak_ptr<Flight> flight_;
 };
 
-// This rank's number among those of its machine: which of its GPUs it takes.
+// A rank's number among those of its machine: which of its GPUs it takes. hosts: by rank; told: the
+// launcher's numbers (launched_local_rank), -1 where it has none. The launcher is believed where it
+// numbers all ranks, and those of a machine differently; else ranks are counted.
+int local_rank(const std::vector<std::string>& hosts, const std::vector<int>& told, int rank);
+// This rank's; collective.
 int local_rank(Communicator& ranks);
 
 // The communicator for ranks that work on GPUs from now on, each on the current one of its calling
 // thread; collective. By NCCL where every rank has a GPU of its own and can load it; otherwise
-// through host memory, and the log says why.
-std::unique_ptr<Communicator> with_gpus(std::unique_ptr<Communicator> ranks);
+// through host memory. The log of rank 0 says which, and why.
+std::shared_ptr<Communicator> with_gpus(std::shared_ptr<Communicator> ranks);
 
 }  // namespace qt

@@ -28,6 +28,14 @@ int launched_rank() {
   return 0;
 }
 
+// Slurm's variable is srun's where srun started this process, and else that of the batch script.
+int launched_local_rank() {
+  for (const char* variable :
+       {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK"})
+    if (number(variable) >= 0) return number(variable);
+  return number("SLURM_STEP_NUM_TASKS") > 1 ? number("SLURM_LOCALID") : -1;
+}
+
 std::unique_ptr<Communicator> make_communicator(double timeout) {
   return launcher().empty() ? make_single_communicator() : make_mpi_communicator(timeout);
 }

@@ -12,6 +12,8 @@ namespace qt {
 std::string launcher();
 // This process's number among those of the launcher, from its environment; 0 where unknown.
 int launched_rank();
+// Its number among those of its machine, as the launcher says; -1 where it does not.
+int launched_local_rank();
 
 // The communicator of all processes that the launcher started; `single` without a launcher. Then
 // no MPI library is looked for. timeout: seconds that a rank may keep the others waiting.

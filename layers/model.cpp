@@ -3,6 +3,8 @@
 
 #include <map>
 
+#include "core/library/arguments.h"
+
 namespace qt {
 namespace {
 
@@ -67,6 +69,8 @@ int Model::conv(const std::string& conv_name, const std::string& norm_name, int 
   QuantSpec sum = activations;
   sum.is_signed = false;
   const std::string name = conv_name + ".add";
+  QuantSpec unused;
+  if (policy.overrides) policy.overrides(name, unused, sum);
   return add(name, std::make_unique<AddUnit>(name, sum), {out, conv.residual});
 }
 
@@ -131,6 +135,45 @@ std::unique_ptr<Model> make_model(const ModelSpec& spec) {
   return ModelRegistry::make("model", spec.name, spec);
 }
 
+namespace {
+
+CodeRange range_of(const Quantizer& quantizer) {
+  if (quantizer.spec().kind == "none") return {};
+  return {quantizer.spec().lo(), quantizer.spec().hi()};
+}
+
+// The codes that a layer emits; those of its input where it keeps them, 0..0 for reals.
+CodeRange range_of_output(Layer& layer, const CodeRange& input) {
+  if (auto* image = dynamic_cast<ImageInput*>(&layer))
+    return {image->codes().lo(), image->codes().hi()};
+  if (auto* conv = dynamic_cast<ConvUnit*>(&layer)) return range_of(conv->activation_quantizer());
+  if (auto* pool = dynamic_cast<GlobalAveragePool*>(&layer))
+    return range_of(pool->activation_quantizer());
+  if (auto* codes = dynamic_cast<Quantize*>(&layer)) return range_of(codes->activation_quantizer());
+  if (auto* sum = dynamic_cast<AddUnit*>(&layer)) return range_of(sum->activation_quantizer());
+  return input;
+}
+
+}  // namespace
+
+void check_accumulators(Model& model) {
+  std::vector<CodeRange> ranges;
+  for (const Model::Step& step : model.steps()) {
+    const int from = step.inputs.at(0);
+    const CodeRange input = from < 0 ? CodeRange() : ranges.at(size_t(from));
+    ranges.push_back(range_of_output(*step.layer, input));
+    const auto check = [&](Parameter& weight, const Quantizer& quantizer) {
+      const Shape& shape = weight.var.value().shape();
+      check_accumulator(input, range_of(quantizer), shape.elements() / shape[0],
+                        "layer '" + step.name + "'");
+    };
+    if (auto* conv = dynamic_cast<ConvUnit*>(step.layer.get()))
+      check(conv->weight(), conv->weight_quantizer());
+    if (auto* linear = dynamic_cast<Linear*>(step.layer.get()))
+      check(linear->weight(), linear->weight_quantizer());
+  }
+}
+
 std::vector<std::pair<std::string, Tensor>> state_of(Model& model) {
   std::vector<std::pair<std::string, Tensor>> state;
   Visitor visitor;
@@ -157,8 +200,9 @@ void load_state(Model& model, const std::vector<std::pair<std::string, Tensor>>&
     given.erase(found);
     if (value.shape() != now.shape() || value.dtype() != now.dtype())
       throw CheckpointError("tensor '" + name + "' of the checkpoint is " + name_of(value.dtype()) +
-                            " " + value.shape().text() + ", model " + model.spec().name +
-                            " wants " + name_of(now.dtype()) + " " + now.shape().text());
+                            " " + value.shape().text() + ", model " + model.spec().name + " of " +
+                            std::to_string(model.spec().classes) + " classes wants " +
+                            name_of(now.dtype()) + " " + now.shape().text());
     return value;
   };
   std::vector<std::pair<Parameter*, Tensor>> parameters;

@@ -23,7 +23,10 @@ struct QuantPolicy {
   QuantSpec weights, activations;
   int first_layer_bits = 8, last_layer_bits = 8;
   ResidualPolicy residual = ResidualPolicy::identity;
-  // Applied to each layer by name ("layer4.1.conv2") after everything else.
+  // Applied to each layer by name ("layer4.1.conv2") after everything else. An addition of
+  // residual: both
+  // ("layer4.1.conv2.add") has what its convolution's activations have before it is asked for
+  // itself.
   std::function<void(const std::string& name, QuantSpec& weights, QuantSpec& activations)>
       overrides;
 };
@@ -83,6 +86,11 @@ class Model {
 // model with steps.
 using ModelRegistry = Registry<Model, const ModelSpec&>;
 std::unique_ptr<Model> make_model(const ModelSpec& spec);
+
+// ConfigError, naming the layer, where sums of the products of codes may leave the int32
+// accumulators of the integer program: inputs per output * largest |code| * largest |weight code|
+// >= 2^31. Layers without codes are not looked at.
+void check_accumulators(Model& model);
 
 // Every parameter and buffer by name, in order: what a checkpoint holds.
 std::vector<std::pair<std::string, Tensor>> state_of(Model& model);

@@ -152,9 +152,9 @@ ChannelConstants from_batch(const NormAct& args, const Tensor& y, const Tensor& 
     column_moments(current_stream(), rows, channels, y.data<float>(), k.mean.data<float>(),
                    var.data<float>());
   }
-  QT_CHECK(rows > 1, args.name +
-                         ": batch statistics need more than one value per channel, got shape " +
-                         y.shape().text());
+  if (rows < 2)
+    throw ConfigError(args.name + ": batch statistics need more than one value per channel, got " +
+                      y.shape().text() + ": a larger batch is needed");
   map(current_stream(), 1, channels,
       FromBatch{norm.eps, norm.momentum, float(double(rows) / double(rows - 1))},
       in(std::as_const(k.mean).data<float>()), in(std::as_const(var).data<float>()),

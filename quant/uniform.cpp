@@ -13,6 +13,15 @@
 namespace qt {
 namespace {
 
+// A tensor of the host's numbers, where current_stream() works.
+Tensor in_this_memory(const Shape& shape, const std::vector<float>& values) {
+  const auto in_host_memory = [&] {
+    const UseStream host(Stream{});
+    return Tensor::of<float>(shape, values);
+  };
+  return here(in_host_memory());
+}
+
 // All ranks' values, in the order of ranks: that of a batch that one rank sees whole.
 Tensor values_of_all(Communicator& ranks, const Tensor& mine) {
   const auto values = on_host(mine).to_vector<float>();
@@ -22,16 +31,13 @@ Tensor values_of_all(Communicator& ranks, const Tensor& mine) {
   for (const std::string& theirs : gathered(ranks, bytes, "calibration")) all += theirs;
   std::vector<float> together(all.size() / sizeof(float));
   std::memcpy(together.data(), all.data(), all.size());
-  const auto in_host_memory = [&] {
-    const UseStream host(Stream{});
-    return Tensor::of<float>({int64_t(together.size())}, together);
-  };
-  return here(in_host_memory());
+  return in_this_memory({int64_t(together.size())}, together);
 }
 Tensor largest_over(Communicator& ranks, const Tensor& values) {
-  const auto mine = values.to_vector<float>();
+  if (ranks.alone()) return values;
+  const auto mine = on_host(values).to_vector<float>();
   const std::vector<double> most = largest(ranks, {mine.begin(), mine.end()}, "calibration");
-  return Tensor::of<float>(values.shape(), {most.begin(), most.end()});
+  return in_this_memory(values.shape(), {most.begin(), most.end()});
 }
 
 struct Encode {

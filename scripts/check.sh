@@ -27,7 +27,7 @@ report() { # report TITLE TEXT: a failure where TEXT is not empty
 # Tracked files and new ones that git does not ignore, without those that were deleted.
 list() { git ls-files --cached --others --exclude-standard "$@" | sort -u | while read -r f; do [[ -f $f ]] && echo "$f"; done; }
 mapfile -t sources < <(list '*.cpp' '*.h')
-mapfile -t shell_scripts < <(list '*.sh' '*.sbatch' .ci/run scripts/bench/scaling)
+mapfile -t shell_scripts < <(list '*.sh' '*.sbatch' .ci/run)
 if ((${#sources[@]} == 0)); then
   echo "check.sh: no source files found" >&2
   exit 1

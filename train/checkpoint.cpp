@@ -95,6 +95,8 @@ Manifest parse_manifest(const std::string& path, const std::string& text) {
     throw CheckpointError(path + ": format version " + j.value(version_key, json()).dump() +
                           ", this program reads " + std::to_string(format_version));
   Manifest manifest;
+  if (!j.value("step", json()).is_number_integer())
+    throw CheckpointError(path + ": damaged: 'step' is no integer");
   try {
     manifest.step = j.at("step").get<int64_t>();
     if (!j.at("score").is_null()) manifest.score = j.at("score").get<double>();

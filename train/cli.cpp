@@ -3,7 +3,10 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
+#include <charconv>
 #include <cstdio>
+#include <cstring>
 
 #include "core/base/log.h"
 #include "deploy/engine.h"
@@ -36,6 +39,19 @@ void add_common(CLI::App& app, CommandLine& command) {
                "accepted for completeness: runs always are");
 }
 
+// CLI11's own checks take a number that fits 64 bits for granted, and print limits of 300 digits.
+CLI::Validator whole_number(int64_t least) {
+  const auto check = [least](const std::string& text) -> std::string {
+    int64_t value = 0;
+    const char* const end = text.data() + text.size();
+    const auto [at, error] = std::from_chars(text.data(), end, value);
+    if (error == std::errc() && at == end && value >= least) return "";
+    return "got '" + text + "', want an integer from " + std::to_string(least) + " to " +
+           std::to_string(INT64_MAX);
+  };
+  return CLI::Validator(check, "INTEGER");
+}
+
 void add_train(CLI::App& app, CommandLine& command, std::string& max_time) {
   app.add_option("--dump-config", command.dump_config,
                  "print the resolved config (full or minimal) and end")
@@ -52,14 +68,14 @@ void add_train(CLI::App& app, CommandLine& command, std::string& max_time) {
       ->capture_default_str();
   app.add_option("--run-dir", command.run_dir, "where run folders are made")->capture_default_str();
   app.add_option("--name", command.name, "of the run folder; the config's name where not given");
-  app.add_option("--seed", command.seed, "train.seed");
+  app.add_option("--seed", command.seed, "train.seed")->check(whole_number(0));
   app.add_option("--max-time", max_time, "stop with a checkpoint after so long: 3h50m, 90s");
   app.add_option("--limit-train-batches", command.limit_train_batches,
                  "batches of an epoch, at most")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number(1));
   app.add_option("--overfit-batches", command.overfit_batches,
                  "train on the first batches only, not augmented")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number(1));
   app.add_flag("--no-progress", command.no_progress, "no progress line");
   app.add_option("--simulate", command.simulate,
                  "an accident of the last of several processes, for example rank_killed@step=100");
@@ -74,7 +90,7 @@ void add_eval(CLI::App& app, CommandLine& command) {
   app.add_option("--forward", command.forward, "int8 or exact_float; the same bits")
       ->check(CLI::IsMember({"int8", "exact_float"}));
   app.add_option("--limit", command.limit, "look at the first pictures only")
-      ->check(CLI::PositiveNumber);
+      ->check(whole_number(1));
   app.add_option("--config", command.data_config,
                  "config that names the data, for a model.qat outside its run folder");
 }
@@ -94,12 +110,6 @@ std::string described(const std::string& verb) {
   if (verb == "data") return "Reads every picture of a config's data set and counts";
   if (verb == "doctor") return "What this machine and this build have";
   return "Trains a network with quantization";
-}
-
-void print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  if (!text.ends_with('\n')) std::fputc('\n', stdout);
-  if (std::fflush(stdout) != 0) throw CheckpointError("standard output cannot be written");
 }
 
 std::vector<std::string> names_of_kind(const std::string& kind) {
@@ -143,6 +153,15 @@ void check_device(const std::string& device) {
 }
 
 }  // namespace
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (!text.ends_with('\n')) std::fputc('\n', stdout);
+  const bool flushed = std::fflush(stdout) == 0;
+  if (!flushed || std::ferror(stdout))
+    throw CheckpointError(std::string("standard output cannot be written: ") +
+                          std::strerror(errno));
+}
 
 void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run) {
   if (launcher().empty()) return;

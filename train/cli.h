@@ -39,7 +39,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments);
 // What main needs to know of a run when an exception ends it.
 struct CurrentRun {
   std::optional<StopRequests> requests;
-  std::unique_ptr<Communicator> ranks = make_single_communicator();
+  std::shared_ptr<Communicator> ranks = make_single_communicator();
   std::optional<RunFolder> folder;  // of rank 0
   int64_t step = 0;
 };
@@ -47,6 +47,9 @@ struct CurrentRun {
 // Finds the other processes where a launcher started this one among several. ConfigError for
 // arguments that are not for training: nothing else runs on several.
 void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run);
+
+// A line, or several, on standard output at once. CheckpointError where it cannot be written.
+void print(const std::string& text);
 
 // The program without main's catching.
 ExitCode run_command(const CommandLine& command, CurrentRun& run);

@@ -12,6 +12,8 @@ constexpr size_t prefix = 5;  // "cuda:"
   throw ConfigError("device " + name + ": " + cause);
 }
 
+}  // namespace
+
 bool is_gpu_name(const std::string& name) {
   if (name == "cuda") return true;
   if (!name.starts_with("cuda:") || name.size() == prefix || name.size() > prefix + 4) return false;
@@ -19,7 +21,10 @@ bool is_gpu_name(const std::string& name) {
                      [](char c) { return c >= '0' && c <= '9'; });
 }
 
-}  // namespace
+std::string gpu_of_rank(const std::string& name, int local_rank) {
+  const int count = gpu_count();
+  return name == "cuda" && count > 0 ? "cuda:" + std::to_string(local_rank % count) : name;
+}
 
 Device::Device(const std::string& name, std::shared_ptr<Library> library)
     : name_(name), stream_(std::in_place), library_(std::move(library)) {}

@@ -43,6 +43,11 @@ class Device {
 std::shared_ptr<const Device> open_device(const std::string& name);
 // "not in this build", "no device", "2 devices": for people.
 std::string cuda_description();
+// Whether the name is a GPU's.
+bool is_gpu_name(const std::string& name);
+// The name of the GPU that a rank takes, local_rank being its number among those of its machine:
+// "cuda" goes around among the machine's GPUs, any other name stays.
+std::string gpu_of_rank(const std::string& name, int local_rank);
 // The same check of a name without looking for a GPU.
 bool is_device_name(const std::string& name);
 

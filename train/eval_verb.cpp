@@ -1,6 +1,7 @@
 // train/eval_verb.cpp -- `qattrain eval RUN`, `inspect RUN`, `data CONFIG` and `doctor`.
+#include <fmt/format.h>
+
 #include <algorithm>
-#include <cstdio>
 #include <thread>
 
 #include "core/base/log.h"
@@ -20,12 +21,6 @@
 
 namespace qt {
 namespace {
-
-void print(const std::string& text) {
-  std::fputs(text.c_str(), stdout);
-  if (!text.ends_with('\n')) std::fputc('\n', stdout);
-  std::fflush(stdout);
-}
 
 // Logits of the stored network by the engine and arithmetic that the command line asks for.
 LogitsOf logits_of(const StoredRun& run, const CommandLine& command,
@@ -57,29 +52,29 @@ std::string table_line(const std::string& name, int64_t count) {
          std::to_string(count) + "\n";
 }
 
-// Reads every picture; the number of bad ones.
-int64_t check_split(const DatasetSpec& spec, Split split) {
+struct PictureCount {
+  int64_t all = 0, bad = 0;
+};
+
+// Reads every picture and names all that cannot be read, whatever the config does with them.
+PictureCount check_split(DatasetSpec spec, Split split) {
+  spec.on_error = OnError::skip, spec.max_bad_fraction = 1;
   const auto set = make_dataset(spec, split);
   std::vector<int64_t> counts(set->classes().size());
   std::vector<uint8_t> pixels(set->picture_bytes());
-  std::vector<std::string> bad;
   for (int64_t i = 0; i < set->size(); ++i) {
     ++counts.at(size_t(set->label(i)));
-    try {
-      set->read(i, pixels.data());
-    } catch (const DataError& e) {
-      bad.push_back(e.what());
-    }
+    set->read(i, pixels.data());
   }
   std::string text = std::string(name_of(split)) + ": " + std::to_string(set->size()) +
                      " pictures of " + std::to_string(set->height()) + "x" +
                      std::to_string(set->width()) + ", " + std::to_string(counts.size()) +
                      " classes\n";
   for (size_t k = 0; k < counts.size(); ++k) text += table_line(set->classes()[k], counts[k]);
-  for (const BadSample& sample : set->bad_samples()) bad.push_back(sample.cause);
-  for (const std::string& cause : bad) text += "  bad: " + cause + "\n";
+  const std::vector<BadSample> bad = set->bad_samples();
+  for (const BadSample& sample : bad) text += "  bad: " + sample.cause + "\n";
   print(text);
-  return int64_t(bad.size());
+  return {set->size(), int64_t(bad.size())};
 }
 
 // The kernel that a small integer convolution runs on this machine.
@@ -114,13 +109,13 @@ ExitCode eval_verb(const CommandLine& given) {
       {.path = command.config, .config = command.data_config, .overrides = command.overrides});
   pin_threads(run.experiment->train.threads);
   const UseLibrary library(library_by_name(device->on_gpu() ? "onednn" : command.engine));
+  if (!command.predictions.empty()) files::check_writable(command.predictions);
   Predictions predictions;
   const Evaluation result =
       evaluate(run.test_set, logits_of(run, command, device),
                {.loader = eval_loader_spec(*run.experiment),
                 .limit = command.limit,
                 .predictions = command.predictions.empty() ? nullptr : &predictions});
-  if (!command.predictions.empty()) write_safetensors(command.predictions, predictions.tensors());
   std::array<char, 256> text{};
   std::snprintf(text.data(), text.size(),
                 "%s top-1 %.2f %%, loss %.4f, %lld pictures, %.0f a second (%.0f in the network)",
@@ -129,7 +124,15 @@ ExitCode eval_verb(const CommandLine& given) {
                                                    : "simulated",
                 result.top1, result.loss, static_cast<long long>(result.images), result.rate,
                 result.network_rate);
+  // Neither is lost where the other cannot be written.
+  std::optional<CheckpointError> unwritten;
+  if (!command.predictions.empty()) try {
+      write_safetensors(command.predictions, predictions.tensors());
+    } catch (const CheckpointError& error) {
+      unwritten = error;
+    }
   print(std::string(text.data()) + "; " + run.what);
+  if (unwritten) throw CheckpointError(*unwritten);
   return ExitCode::done;
 }
 
@@ -152,10 +155,22 @@ ExitCode data_verb(const CommandLine& command) {
   Experiment experiment;
   load_config(experiment, command.config, command.overrides);
   const DatasetSpec spec = dataset_spec(experiment);
-  const int64_t bad = check_split(spec, Split::train) + check_split(spec, Split::test);
+  int64_t bad = 0;
+  std::string too_many;
+  for (const Split split : {Split::train, Split::test}) {
+    const PictureCount count = check_split(spec, split);
+    bad += count.bad;
+    if (too_many.empty() && double(count.bad) > spec.max_bad_fraction * double(count.all))
+      too_many = fmt::format(
+          "{} of the {} {} pictures cannot be read, more than data.max_bad_fraction = {} allows",
+          count.bad, count.all, name_of(split), spec.max_bad_fraction);
+  }
   if (bad > 0 && spec.on_error == OnError::stop)
     throw DataError(std::to_string(bad) +
                     " pictures cannot be read; data.on_error=skip would leave them out");
+  if (!too_many.empty()) throw DataError(too_many);
+  if (bad > 0)
+    print(std::to_string(bad) + " pictures cannot be read and are skipped (data.on_error)");
   return ExitCode::done;
 }
 

@@ -95,6 +95,9 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
     watch.network_begins();
     const Tensor logits = logits_of(images);
     watch.network_ends(n);
+    QT_CHECK(logits.dim(-1) == int64_t(dataset->classes().size()),
+             "logits " + logits.shape().text() + " for a data set of " +
+                 std::to_string(dataset->classes().size()) + " classes");
     result.images += n;
     result.loss += cross_entropy(logits, labels);
     correct += count_top1(logits, labels);

@@ -6,6 +6,7 @@
 
 #include <set>
 
+#include "core/base/config_value.h"
 #include "core/base/files.h"
 #include "core/device/cpu.h"
 #include "train/device.h"
@@ -34,9 +35,14 @@ ResidualPolicy residual_policy(const std::string& name) {
   return name == "none" ? ResidualPolicy::none : ResidualPolicy::identity;
 }
 
-// matched receives the patterns that some layer's name fits.
-QuantPolicy quant_policy(const QuantConfig& config,
-                         const std::shared_ptr<std::set<std::string>>& matched) {
+// What building a network asked of the overrides.
+struct AskedOverrides {
+  std::vector<std::string> names;  // of layers
+  std::set<std::string> matched;   // patterns that some of these names fit
+};
+
+// asked outlives the building of the network.
+QuantPolicy quant_policy(const QuantConfig& config, const std::shared_ptr<AskedOverrides>& asked) {
   QuantPolicy policy;
   apply(config.weights, policy.weights, true);
   apply(config.activations, policy.activations, true);
@@ -44,16 +50,32 @@ QuantPolicy quant_policy(const QuantConfig& config,
   policy.first_layer_bits = config.first_layer.bits;
   policy.last_layer_bits = config.last_layer.bits;
   policy.residual = residual_policy(config.residual);
-  policy.overrides = [&config, matched](const std::string& name, QuantSpec& weights,
-                                        QuantSpec& activations) {
+  policy.overrides = [&config, asked](const std::string& name, QuantSpec& weights,
+                                      QuantSpec& activations) {
+    asked->names.push_back(name);
     for (const auto& [pattern, section] : config.overrides) {
       if (fnmatch(pattern.c_str(), name.c_str(), 0) != 0) continue;
-      matched->insert(pattern);
+      asked->matched.insert(pattern);
       apply(section.weights, weights, false);
       apply(section.activations, activations, false);
     }
   };
   return policy;
+}
+
+[[noreturn]] void refuse_pattern(const std::string& pattern,
+                                 const std::vector<std::string>& layers) {
+  // "*.conv9" is near to "*.conv1", not to any layer's whole name.
+  std::vector<std::string> candidates = layers;
+  const size_t star = pattern.rfind('*');
+  for (const std::string& layer : layers)
+    for (size_t dot = layer.find('.'); star != std::string::npos && dot != std::string::npos;
+         dot = layer.find('.', dot + 1))
+      candidates.push_back("*" + layer.substr(dot));
+  const std::string near = nearest(pattern, candidates);
+  throw ConfigError("quant.overrides: no layer matches '" + pattern + "'" +
+                    (near.empty() ? "" : "; did you mean '" + near + "'?") +
+                    "; layers: " + join(layers));
 }
 
 std::array<double, 3> triple(const std::vector<double>& list) {
@@ -79,10 +101,13 @@ void TrainConfig::check(ConfigProblems& problems) const {
 void Experiment::check(ConfigProblems& problems) const {
   if (!is_device_name(device))
     problems.add(device, "no such device: " + device.get() + "; allowed: auto, cpu, cuda, cuda:K");
-  if (quant.activations.unsigned_full)
-    problems.add(quant.activations.unsigned_full,
-                 "codes 0..255 are for backends that have them; this build's engines hold codes in "
-                 "int8 (0..127)");
+  const auto fits_int8 = [&](const Key<bool>& unsigned_full) {
+    if (unsigned_full)
+      problems.add(unsigned_full,
+                   "codes 0..255 are for backends that have them; this build's engines hold codes "
+                   "in int8 (0..127)");
+  };
+  fits_int8(quant.activations.unsigned_full);
   const bool integers = train.qat_phase.epochs > 0 && train.forward != "fake_quant";
   const auto needs_codes = [&](const Key<std::string>& kind) {
     if (integers && kind == "none")
@@ -91,6 +116,11 @@ void Experiment::check(ConfigProblems& problems) const {
   };
   needs_codes(quant.weights.kind);
   needs_codes(quant.activations.kind);
+  for (const auto& [pattern, section] : quant.overrides) {
+    needs_codes(section.weights.kind);
+    needs_codes(section.activations.kind);
+    fits_int8(section.activations.unsigned_full);
+  }
 }
 
 std::string config_hash(const Experiment& experiment) { return files::hash_of(dump(experiment)); }
@@ -139,7 +169,7 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
     throw ConfigError("the pictures are " + std::to_string(dataset.height()) + " x " +
                       std::to_string(dataset.width()) +
                       "; networks take square ones: set data.image_size");
-  const auto matched = std::make_shared<std::set<std::string>>();
+  const auto asked = std::make_shared<AskedOverrides>();
   ModelSpec spec;
   spec.name = experiment.model.name;
   spec.image_size = dataset.height();
@@ -149,14 +179,11 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
   spec.mean = triple(experiment.data.mean);
   spec.std = triple(experiment.data.std);
   spec.seed = uint64_t(experiment.train.seed.get());
-  spec.quant = quant_policy(experiment.quant, matched);
+  spec.quant = quant_policy(experiment.quant, asked);
   std::unique_ptr<Model> model = make_model(spec);
-  for (const auto& [pattern, section] : experiment.quant.overrides) {
-    if (matched->count(pattern)) continue;
-    std::string names;
-    for (const Model::Step& step : model->steps()) names += (names.empty() ? "" : ", ") + step.name;
-    throw ConfigError("quant.overrides: no layer matches '" + pattern + "'; layers: " + names);
-  }
+  for (const auto& [pattern, section] : experiment.quant.overrides)
+    if (!asked->matched.count(pattern)) refuse_pattern(pattern, asked->names);
+  if (experiment.train.qat_phase.epochs > 0) check_accumulators(*model);
   return model;
 }
 

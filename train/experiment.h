@@ -47,7 +47,7 @@ struct DataConfig : Section {
   Key<std::vector<double>> mean{
       this, "mean", {0.5, 0.5, 0.5}, range(0, 1).count(3, 3), "of R, G, B in 0 to 1"};
   Key<std::vector<double>> std{
-      this, "std", {0.25, 0.25, 0.25}, greater_than(0).count(3, 3), "of R, G, B in 0 to 1"};
+      this, "std", {0.25, 0.25, 0.25}, range(0.001, 1).count(3, 3), "of R, G, B in 0 to 1"};
   Key<int> workers{this, "workers", 1, range(0, 256),
                    "threads that prepare batches; the batches do not depend on it"};
   Key<int> prefetch{this, "prefetch", 2, range(1, 64), "batches kept ready"};
@@ -59,7 +59,7 @@ struct DataConfig : Section {
                             "generated: training pictures"};
   Key<int64_t> test_images{this, "test_images", 1000, at_least(1), "generated: test pictures"};
   Key<std::optional<int64_t>> cache_megabytes{
-      this, "cache_megabytes", std::nullopt, at_least(0),
+      this, "cache_megabytes", std::nullopt, range(0, 1 << 24),
       "sets of small pictures up to this size are kept in memory decoded; null: generated sets up "
       "to 1024, folders none"};
   void check(ConfigProblems& problems) const override;
@@ -216,11 +216,11 @@ struct EvalConfig : Section {
 
 struct DistributedConfig : Section {
   using Section::Section;
-  Key<double> timeout{this, "timeout", 120, greater_than(0),
+  Key<double> timeout{this, "timeout", 120, range(0.001, 1e7),
                       "seconds that a rank may keep the others waiting before the run ends"};
   Key<std::string> wire{this, "wire", "f32", one_of("f32", "bf16"),
                         "how gradients travel; bf16 halves the bytes and rounds"};
-  Key<double> bucket_megabytes{this, "bucket_megabytes", 25, greater_than(0),
+  Key<double> bucket_megabytes{this, "bucket_megabytes", 25, range(1e-6, 65536),
                                "gradients that travel together; the first bucket has at most 1"};
   Key<bool> sync_batchnorm{this, "sync_batchnorm", false, any(),
                            "batch statistics over all ranks, as one process would take them"};

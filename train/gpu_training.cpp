@@ -31,6 +31,10 @@ GpuTraining::GpuTraining(Model& model, Optimizer& optimizer, Loader& loader,
       position_(Tensor::zeros({1}, DType::i32)) {
   QT_CHECK(stream_.on_gpu, "GpuTraining is for a GPU's stream");
   QT_CHECK(options.accumulate <= columns, "more forward passes in a step than can be noted");
+  if (!options.ranks) return;
+  cannot_record_ = "the host starts the sums over ranks, and may have to give them up";
+  options_.say("steps are launched kernel by kernel, not recorded as a CUDA graph: " +
+               cannot_record_);
 }
 
 bool GpuTraining::is_full() const {
@@ -57,11 +61,13 @@ void GpuTraining::take_batches() {
   }
 }
 
-int64_t GpuTraining::step(double lr) {
+StepEnd GpuTraining::step(double lr, const std::string& stop) {
   QT_CHECK(!is_full(), "GpuTraining: read() comes before the next step");
+  options_.note("reading pictures");
   take_batches();
   state_.begin();
   optimizer_.set_rate(lr);
+  if (options_.ranks) return body_of_ranks(stop);
   // A graph holds for the pictures' extents and the statistics it was recorded with.
   if (frozen() != frozen_ || extents() != extents_) {
     graph_.reset();
@@ -77,13 +83,13 @@ int64_t GpuTraining::step(double lr) {
   else
     body();
   ++steps_like_this_;
-  int64_t images = 0;
+  StepEnd end;
   for (const GpuBatch& batch : batches_) {
     images_.push_back(batch.labels.elements());
-    images += images_.back();
+    end.images += images_.back();
   }
   input_.prefetch();
-  return images;
+  return end;
 }
 
 // What cannot be recorded leaves no trace: nothing has run, and all tensors are put back.
@@ -114,8 +120,63 @@ void GpuTraining::body() {
   std::vector<CheckedTensor> watched;
   for (const GpuBatch& batch : batches_) {
     if (&batch != &batches_.front()) advance(position_);
-    forward_and_backward(batch, watched);
+    backward(forward(batch, watched), batch);
   }
+  update(watched);
+}
+
+// A step whose gradients and running statistics become those of all ranks in the middle. What one
+// rank finds not finite before is left out by all; the sums are the same everywhere, and so is what
+// each finds in them.
+StepEnd GpuTraining::body_of_ranks(const std::string& stop) {
+  std::vector<CheckedTensor> watched;
+  StatisticsAverage average(norms_, *options_.ranks);
+  for (const GpuBatch& batch : batches_) {
+    if (&batch != &batches_.front()) advance(position_);
+    options_.note("forward");
+    const Var loss = forward(batch, watched);
+    options_.note("backward");
+    if (&batch == &batches_.back()) {
+      if (!options_.synchronize) average.start();
+      options_.buckets->arm();
+    }
+    backward(loss, batch);
+    images_.push_back(batch.labels.elements());
+  }
+  input_.prefetch();
+  options_.buckets->finish();
+  average.finish();
+  const StepEnd end = ends_.emplace_back(agreed(*options_.ranks, of_this_rank(watched, stop)));
+  options_.note("update");
+  if (end.bad.empty()) {
+    watched.clear();
+    update(watched);
+    return end;
+  }
+  for (const NamedParameter& p : parameters_) p.parameter->var.clear_grad();
+  state_.put_back();
+  advance(position_);
+  return end;
+}
+
+// Read from the GPU, which has nothing to do any more that another rank could keep waiting.
+StepEnd GpuTraining::of_this_rank(const std::vector<CheckedTensor>& watched,
+                                  const std::string& stop) const {
+  const auto losses = on_host(losses_).to_vector<float>(), hits = on_host(hits_).to_vector<float>();
+  const auto bad = int64_t(on_host(first_bad(watched)).to_vector<float>()[0]);
+  StepEnd end;
+  for (size_t i = images_.size() - batches_.size(); i < images_.size(); ++i) {
+    end.loss += double(losses[i]) * double(images_[i]);
+    end.correct += int64_t(hits[i]);
+    end.images += images_[i];
+  }
+  if (bad > 0) end.bad = watched.at(size_t(bad) - 1).name;
+  end.stop = stop;
+  return end;
+}
+
+// watched: what must be finite for the step to count; more is added.
+void GpuTraining::update(std::vector<CheckedTensor>& watched) {
   watch_gradients(watched);
   optimizer_.update();
   watch_parameters(watched);
@@ -129,22 +190,28 @@ void GpuTraining::body() {
   for (const CheckedTensor& w : watched) watched_names_.push_back(w.name);
 }
 
-void GpuTraining::forward_and_backward(const GpuBatch& batch, std::vector<CheckedTensor>& watched) {
-  const int64_t n = batch.labels.elements();
+Var GpuTraining::forward(const GpuBatch& batch, std::vector<CheckedTensor>& watched) {
   Health health;
+  const double share = double(batch.global_samples) / double(batch.labels.elements());
   const Pass pass{.mode = options_.mode,
                   .training = true,
                   .float_forward = options_.float_forward,
                   .backward = options_.backward,
                   .health = &health,
-                  .samples_per_sample = float(double(batch.global_samples) / double(n))};
+                  .synchronize = options_.synchronize,
+                  .samples_per_sample = float(share)};
   const Var logits = model_.forward(batch.images, pass);
   const Var loss = softmax_cross_entropy(logits, batch.labels, options_.label_smoothing);
   for (auto& [name, constants] : health.take()) watched.push_back({name, constants});
   watched.push_back({"loss", loss.value()});
   note_at(losses_, position_, loss.value());
   note_at(hits_, position_, hits(logits.value(), batch.labels));
-  const double share = double(n) / double(batch.global_samples);
+  return loss;
+}
+
+// This rank's share of the gradient of the global batch's mean, and the batch's of the step.
+void GpuTraining::backward(const Var& loss, const GpuBatch& batch) const {
+  const double share = double(batch.labels.elements()) / double(batch.global_samples);
   Tape::current().backward(loss, Tensor::full({1}, float(share / double(options_.accumulate))));
 }
 
@@ -176,12 +243,21 @@ std::vector<StepResult> GpuTraining::read() {
   for (size_t i = 0; i < images_.size(); ++i) {
     if (i % passes == 0) results.emplace_back();
     StepResult& result = results.back();
-    result.parts.push_back({double(losses[i]), int64_t(hits[i]), images_[i]});
+    if (!options_.ranks)
+      result.parts.push_back(
+          {double(losses[i]) * double(images_[i]), int64_t(hits[i]), images_[i]});
     if ((i + 1) % passes != 0) continue;
+    if (options_.ranks) {
+      const StepEnd& end = ends_.at(i / passes);
+      result.parts.push_back({end.loss, end.correct, end.images});
+      result.bad = end.bad;
+    }
+    if (!result.bad.empty()) continue;
     if (verdicts[i] > 0) result.bad = watched_names_.at(size_t(verdicts[i]) - 1);
     result.lifted = int64_t(lifted[i]);
   }
   images_.clear();
+  ends_.clear();
   set_bytes(position_.raw(), 0, position_.bytes());
   return results;
 }

@@ -1,4 +1,5 @@
 // train/main.cpp -- the program: the only place that catches, and what each error becomes.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -35,9 +36,19 @@ int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& mess
   return int(code);
 }
 
+// Where a shell has closed standard output (>&-), the next file opened would get its number, and
+// what is printed would end in a checkpoint.
+void open_standard_streams() {
+  int descriptor = 0;
+  do descriptor = open("/dev/null", O_RDWR);
+  while (descriptor >= 0 && descriptor <= STDERR_FILENO);
+  if (descriptor > STDERR_FILENO) close(descriptor);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  open_standard_streams();
   qt::CurrentRun run;
   try {
     qt::join_ranks({argv, argv + argc}, run);

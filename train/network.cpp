@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 
 #include "core/base/files.h"
 #include "core/tensor/transfer.h"
@@ -27,11 +26,10 @@ void set_missing_floor(Quantizer& quantizer) {
 }
 
 NamedTensors tensors_at(const std::string& path) {
-  namespace fs = std::filesystem;
   if (path.ends_with(".safetensors")) return read_safetensors(path).tensors;
   if (files::exists(path + "/MANIFEST.json"))
     return load_checkpoint(path).content.tensors("model.safetensors");
-  if (fs::is_directory(path + "/checkpoints")) {
+  if (files::is_folder(path + "/checkpoints")) {
     const auto newest = CheckpointStore(path + "/checkpoints", 1, 0).load_newest();
     if (newest) return newest->content.tensors("model.safetensors");
   }

@@ -2,6 +2,7 @@
 #include "train/replica.h"
 
 #include <array>
+#include <bit>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -164,6 +165,18 @@ void check_same(Communicator& ranks, const NamedTensors& state, int64_t step) {
                       " has another one than rank 0; memory or processors of that machine may be "
                       "at fault. The last checkpoint is untouched");
   }
+}
+
+void flip_a_bit(Parameter& parameter) {
+  const Tensor& value = parameter.var.value();
+  std::vector<float> numbers = on_host(value).to_vector<float>();
+  // Of the mantissa, and so large that no update rounds it away.
+  numbers.at(0) = std::bit_cast<float>(std::bit_cast<uint32_t>(numbers.at(0)) ^ (1u << 20));
+  const auto in_host_memory = [&] {
+    const UseStream host(Stream{});
+    return Tensor::of<float>(value.shape(), numbers);
+  };
+  parameter.set(here(in_host_memory()));
 }
 
 }  // namespace qt

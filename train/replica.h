@@ -47,5 +47,8 @@ class StatisticsAverage {
 // Compares a hash of every tensor with the other ranks'. PeerError, the same on all ranks, naming
 // the first tensor that differs and who has another one than rank 0.
 void check_same(Communicator& ranks, const NamedTensors& state, int64_t step);
+// One bit of the first number is another one afterwards, as after an error of memory: to see that
+// check_same finds it.
+void flip_a_bit(Parameter& parameter);
 
 }  // namespace qt

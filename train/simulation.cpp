@@ -17,9 +17,11 @@ constexpr int unusual_exit_code = 113;  // none of qattrain's
 
 Simulation simulation_from(const std::string& text) {
   const auto refuse = [&] {
-    return ConfigError("--simulate " + text +
-                       ": allowed are rank_killed, rank_stopped, rank_hung, rank_exits, "
-                       "rank_throws, each with @init, @step=N, @eval or @save");
+    return ConfigError(
+        "--simulate " + text +
+        ": allowed are rank_killed, rank_stopped, rank_hung, rank_exits, "
+        "rank_throws, each with @init, @step=N, @eval or @save, and rank_differs with "
+        "@step=N");
   };
   using Accident = Simulation::Accident;
   using Place = Simulation::Place;
@@ -37,6 +39,8 @@ Simulation simulation_from(const std::string& text) {
     simulation.accident = Accident::exits;
   else if (what == "rank_throws")
     simulation.accident = Accident::throws;
+  else if (what == "rank_differs" && where.starts_with("step="))
+    simulation.accident = Accident::differs;
   else
     throw refuse();
   if (where == "init") {
@@ -58,11 +62,11 @@ Simulation simulation_from(const std::string& text) {
   return simulation;
 }
 
-void meet(const std::optional<Simulation>& simulation, const Communicator& ranks,
+bool meet(const std::optional<Simulation>& simulation, const Communicator& ranks,
           Simulation::Place place, int64_t step) {
   using Accident = Simulation::Accident;
-  if (!simulation || simulation->place != place || ranks.rank() != ranks.world() - 1) return;
-  if (place == Simulation::Place::step && simulation->step != step) return;
+  if (!simulation || simulation->place != place || ranks.rank() != ranks.world() - 1) return false;
+  if (place == Simulation::Place::step && simulation->step != step) return false;
   switch (simulation->accident) {
     case Accident::killed: raise(SIGKILL); break;
     case Accident::stopped: raise(SIGSTOP); break;
@@ -70,7 +74,9 @@ void meet(const std::optional<Simulation>& simulation, const Communicator& ranks
       for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
     case Accident::exits: _exit(unusual_exit_code);
     case Accident::throws: throw InternalError("simulated");
+    case Accident::differs: return true;
   }
+  return false;
 }
 
 }  // namespace qt

@@ -1,6 +1,7 @@
 // train/state.cpp -- state.json, written and read.
 #include "train/state.h"
 
+#include <climits>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
@@ -8,7 +9,79 @@
 namespace qt {
 namespace {
 
+using Json = nlohmann::json;
+
 constexpr int format_version = 1;
+constexpr int64_t most_threads = 4096, most_ranks = 1 << 20;
+
+// The values of one JSON object; what is missing or of another type is refused by its key.
+class Fields {
+ public:
+  Fields(const Json& json, const std::string& where) : json_(json), where_(where) {
+    if (!json.is_object()) refuse("cannot be read: it is no JSON object");
+  }
+  [[noreturn]] void refuse(const std::string& cause) const {
+    throw CheckpointError(where_ + " " + cause);
+  }
+  bool has(const char* key) const { return json_.contains(key); }
+  const Json& get(const char* key) const {
+    const auto found = json_.find(key);
+    if (found == json_.end()) refuse(std::string("cannot be read: it has no '") + key + "'");
+    return *found;
+  }
+  int64_t count(const char* key, int64_t most = INT64_MAX) const {
+    const Json& value = get(key);
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t(most))
+      unexpected(key, value, "an integer from 0 to " + std::to_string(most));
+    return value.get<int64_t>();
+  }
+  double number(const char* key) const {
+    const Json& value = get(key);
+    if (!value.is_number()) unexpected(key, value, "a number");
+    return value.get<double>();
+  }
+  bool boolean(const char* key) const {
+    const Json& value = get(key);
+    if (!value.is_boolean()) unexpected(key, value, "true or false");
+    return value.get<bool>();
+  }
+  std::string text(const char* key) const {
+    const Json& value = get(key);
+    if (!value.is_string()) unexpected(key, value, "a text");
+    return value.get<std::string>();
+  }
+  std::vector<std::string> texts(const char* key) const {
+    const Json& value = get(key);
+    std::vector<std::string> list;
+    if (!value.is_array()) unexpected(key, value, "a list of texts");
+    for (const Json& entry : value) {
+      if (!entry.is_string()) unexpected(key, entry, "a text");
+      list.push_back(entry.get<std::string>());
+    }
+    return list;
+  }
+
+  std::map<std::string, std::string> texts_by_name(const char* key) const {
+    const Json& all = get(key);
+    if (!all.is_object()) unexpected(key, all, "texts by name");
+    std::map<std::string, std::string> map;
+    for (const auto& [name, text] : all.items()) {
+      if (!text.is_string()) unexpected(key, all, "texts by name");
+      map[name] = text.get<std::string>();
+    }
+    return map;
+  }
+
+ private:
+  [[noreturn]] void unexpected(const char* key, const Json& value,
+                               const std::string& wanted) const {
+    const std::string came =
+        value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 40);
+    refuse(std::string("cannot be read: '") + key + "' is " + came + ", wanted " + wanted);
+  }
+  const Json& json_;
+  std::string where_;
+};
 
 }  // namespace
 
@@ -23,6 +96,7 @@ std::string to_json(const TrainState& state) {
   j["world"] = state.world;
   j["library"] = state.library;
   j["engines"] = state.engines;
+  j["phases"] = state.phases;
   j["phase"] = at.phase;
   j["epoch"] = at.epoch;
   j["step"] = at.step;
@@ -39,35 +113,34 @@ std::string to_json(const TrainState& state) {
 }
 
 TrainState state_from_json(const std::string& text, const std::string& where) {
-  try {
-    const nlohmann::json j = nlohmann::json::parse(text);
-    if (j.at("format") != format_version)
-      throw CheckpointError(where + "/state.json has format " + j.at("format").dump() +
-                            "; this program reads " + std::to_string(format_version));
-    TrainState state;
-    j.at("program_version").get_to(state.program_version);
-    j.at("config_hash").get_to(state.config_hash);
-    j.at("seed").get_to(state.seed);
-    j.at("threads").get_to(state.threads);
-    state.world = j.value("world", 1);
-    j.at("library").get_to(state.library);
-    state.engines = j.value("engines", std::map<std::string, std::string>{});
-    j.at("phase").get_to(state.at.phase);
-    j.at("epoch").get_to(state.at.epoch);
-    j.at("step").get_to(state.at.step);
-    j.at("epochs_done").get_to(state.at.epochs_done);
-    j.at("steps_done").get_to(state.at.steps_done);
-    j.at("calibrated").get_to(state.at.calibrated);
-    j.at("meter").at("loss").get_to(state.meter.loss);
-    j.at("meter").at("correct").get_to(state.meter.correct);
-    j.at("meter").at("images").get_to(state.meter.images);
-    if (!j.at("best_top1").is_null()) state.best_top1 = j.at("best_top1").get<double>();
-    j.at("projections").get_to(state.projections);
-    state.skipped = j.value("skipped", int64_t{0});
-    return state;
-  } catch (const nlohmann::json::exception& e) {
-    throw CheckpointError(where + "/state.json cannot be read: " + e.what());
-  }
+  const Json j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const Fields fields(j, where + "/state.json");
+  if (fields.count("format") != format_version)
+    fields.refuse("has format " + j["format"].dump() + "; this program reads " +
+                  std::to_string(format_version));
+  TrainState state;
+  state.program_version = fields.text("program_version");
+  state.config_hash = fields.text("config_hash");
+  state.seed = fields.count("seed");
+  state.threads = int(fields.count("threads", most_threads));
+  state.world = fields.has("world") ? int(fields.count("world", most_ranks)) : 1;
+  state.library = fields.text("library");
+  if (fields.has("engines")) state.engines = fields.texts_by_name("engines");
+  if (fields.has("phases")) state.phases = fields.texts("phases");
+  state.at = {.phase = fields.count("phase"),
+              .epoch = fields.count("epoch"),
+              .step = fields.count("step"),
+              .epochs_done = fields.count("epochs_done", INT_MAX),
+              .steps_done = fields.count("steps_done"),
+              .calibrated = fields.boolean("calibrated")};
+  const Fields meter(fields.get("meter"), where + "/state.json: 'meter'");
+  state.meter = {.loss = meter.number("loss"),
+                 .correct = meter.count("correct"),
+                 .images = meter.count("images")};
+  if (!fields.get("best_top1").is_null()) state.best_top1 = fields.number("best_top1");
+  state.projections = fields.count("projections");
+  if (fields.has("skipped")) state.skipped = fields.count("skipped");
+  return state;
 }
 
 }  // namespace qt

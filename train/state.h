@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace qt {
 
@@ -39,6 +40,7 @@ struct TrainState {
   int threads = 0, world = 1;
   std::string library, config_hash, program_version;
   std::map<std::string, std::string> engines;  // Library::engine_choices
+  std::vector<std::string> phases;             // of the run, in order; empty: not known
 };
 
 std::string to_json(const TrainState& state);

@@ -1,9 +1,11 @@
 // train/stored_run.cpp -- finding config, weights and data of what a run left behind.
 #include "train/stored_run.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include "core/base/files.h"
+#include "core/base/log.h"
 #include "deploy/build_program.h"
 #include "deploy/model_file.h"
 #include "train/checkpoint.h"
@@ -14,20 +16,19 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Whether every quantizer has a step: false after float training.
-bool is_quantized(Model& model) {
-  bool ready = true, any = false;
+// Whether every quantizer has a step: false after float training, where none has. CheckpointError
+// where some have: the network was trained with another quant section.
+bool is_quantized(Model& model, const std::string& what) {
+  std::string with, without;
   Visitor visitor;
-  visitor.quantizer = [&](const std::string&, Quantizer& quantizer) {
-    if (quantizer.step()) any = true, ready &= quantizer.ready();
+  visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
+    if (quantizer.step()) (quantizer.ready() ? with : without) = name;
   };
   model.visit(visitor);
-  return any && ready;
-}
-
-bool has_program(const Experiment& experiment) {
-  return experiment.quant.residual != "none" && experiment.quant.weights.kind != "none" &&
-         experiment.quant.activations.kind != "none";
+  if (!with.empty() && !without.empty())
+    throw CheckpointError("the " + what + " has no step for " + without + ", but one for " + with +
+                          ": it was trained with another quant section");
+  return !with.empty();
 }
 
 struct Place {
@@ -36,19 +37,38 @@ struct Place {
   std::string file;        // model.qat
 };
 
+// DataError unless the program was made for such pictures and so many classes.
+void check_fit(const Program& program, const Dataset& set, const std::string& what) {
+  const Preprocessing& wanted = program.preprocessing;
+  const int64_t classes = int64_t(set.classes().size());
+  if (classes != program.classes())
+    throw DataError("the " + what + " tells " + std::to_string(program.classes()) +
+                    " classes apart, the data set has " + std::to_string(classes));
+  if (set.height() != wanted.height || set.width() != wanted.width)
+    throw DataError("the " + what + " takes pictures of " + std::to_string(wanted.height) + "x" +
+                    std::to_string(wanted.width) + ", the data set gives " +
+                    std::to_string(set.height()) + "x" + std::to_string(set.width()) +
+                    ": set data.image_size");
+  const auto [ours, theirs] =
+      std::mismatch(program.class_names.begin(), program.class_names.end(), set.classes().begin());
+  if (ours != program.class_names.end())
+    log::warn("class " + std::to_string(ours - program.class_names.begin()) + " is '" + *ours +
+              "' in the " + what + " and '" + *theirs + "' in the data set");
+}
+
 Place find(const std::string& given) {
   if (!files::exists(given))
     throw CheckpointError("there is no '" + given +
                           "'; allowed: a run folder, a checkpoint folder or a model.qat");
   fs::path path = fs::absolute(given).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();
-  if (!fs::is_directory(path)) {
+  if (!files::is_folder(path.string())) {
     const fs::path run = path.parent_path().parent_path();
     return {files::exists((run / "config.yaml").string()) ? run.string() : "", "", path.string()};
   }
   if (files::exists((path / "MANIFEST.json").string()))
     return {path.parent_path().parent_path().string(), path.string(), ""};
-  if (fs::is_directory(path / "checkpoints")) {
+  if (files::is_folder((path / "checkpoints").string())) {
     const auto newest = CheckpointStore((path / "checkpoints").string(), 1, 0).load_newest();
     if (!newest)
       throw CheckpointError("there is no checkpoint in " + (path / "checkpoints").string());
@@ -75,14 +95,17 @@ StoredRun open_run(const StoredRunRequest& request) {
   run.experiment = std::make_unique<Experiment>();
   load_config(*run.experiment, config, request.overrides);
   run.test_set = make_dataset(dataset_spec(*run.experiment), Split::test);
-  if (!place.file.empty()) return run;
+  if (!place.file.empty()) {
+    check_fit(*run.program, *run.test_set, run.what);
+    return run;
+  }
   run.model = build_model(*run.experiment, *run.test_set);
   load_state(*run.model, load_checkpoint(place.checkpoint).content.tensors("model.safetensors"),
              true);
   run.what = "network of " + place.checkpoint;
-  if (!is_quantized(*run.model)) return run;
+  if (!is_quantized(*run.model, run.what)) return run;
   run.mode = forward_mode(run.experiment->train.forward);
-  if (!has_program(*run.experiment)) return run;
+  if (!has_program(*run.model)) return run;
   run.program = build_program(
       *run.model,
       {.class_names = run.test_set->classes(), .resize = run.test_set->resize_size(), .notes = {}});

@@ -28,7 +28,9 @@ struct StoredRunRequest {
       true;  // false: a data set is read only where the network cannot be built without
 };
 
-// CheckpointError for a path that is none of the three, ConfigError where no config names the data.
+// CheckpointError for a path that is none of the three and for a network of other classes or
+// quantizers, ConfigError where no config names the data, DataError for a model.qat of other
+// classes or another size.
 StoredRun open_run(const StoredRunRequest& request);
 
 }  // namespace qt

@@ -4,6 +4,7 @@
 
 #include "core/base/log.h"
 #include "core/device/cpu.h"
+#include "distributed/gpu_communicator.h"
 #include "train/cli.h"
 #include "train/trainer.h"
 #include "train/version.h"
@@ -18,12 +19,17 @@ struct Place {
   std::string checkpoint;  // a folder to continue from; "": the newest
 };
 
+// "smoke" of configs/smoke.yaml; what a shell calls a pipe (/dev/fd/63) says nothing.
+std::string name_of_config(const std::string& path) {
+  std::error_code ignored;
+  return fs::is_regular_file(path, ignored) ? fs::path(path).stem().string() : "run";
+}
+
 // From --run-dir, --name and --resume.
 Place place_of(const CommandLine& command) {
   Place place;
   place.request.dir = command.run_dir;
-  place.request.name =
-      command.name.empty() ? fs::path(command.config).stem().string() : command.name;
+  place.request.name = command.name.empty() ? name_of_config(command.config) : command.name;
   place.request.name_given = !command.name.empty();
   if (command.resume == "never") return place;
   if (command.resume == "auto" || command.resume == "must") {
@@ -57,11 +63,11 @@ std::optional<LoadedCheckpoint> checkpoint_of(const RunFolder& folder, const Pla
 }
 
 void write_run_files(const RunFolder& folder, const CommandLine& command,
-                     const Experiment& experiment, const Trainer& trainer,
-                     const Communicator& ranks) {
+                     const std::string& config_text, const Experiment& experiment,
+                     const Trainer& trainer, const Communicator& ranks) {
   std::vector<std::string> overrides;
   for (const ConfigOverride& item : command.overrides) overrides.push_back(item.text);
-  folder.write_config(dump(experiment), files::read_all(command.config), overrides);
+  folder.write_config(dump(experiment), config_text, overrides);
   folder.write_environment(command.all, {{"version", version_number},
                                          {"git", version_commit},
                                          {"compiler", __VERSION__},
@@ -86,9 +92,13 @@ std::string last_line(const Trainer& trainer, const RunFolder& folder) {
          folder.path();
 }
 
-void print(const std::string& text) {
-  std::fputs((text + "\n").c_str(), stdout);
-  std::fflush(stdout);
+// With several ranks on GPUs: this one's, and run.ranks becomes the communicator for them. Null:
+// the trainer's own choice.
+std::shared_ptr<const Device> device_of_rank(const std::string& name, CurrentRun& run) {
+  if (run.ranks->alone() || !is_gpu_name(name)) return nullptr;
+  auto device = open_device(gpu_of_rank(name, local_rank(*run.ranks)));
+  run.ranks = with_gpus(run.ranks);
+  return device;
 }
 
 }  // namespace
@@ -97,14 +107,13 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   if (!run.requests) run.requests.emplace();
   if (command.max_seconds) run.requests->allow(*command.max_seconds);
   const StopRequests& requests = *run.requests;
-  Communicator& ranks = *run.ranks;
   Experiment experiment;
-  load_config(experiment, command.config, command.overrides);
+  const std::string config_text = load_config(experiment, command.config, command.overrides);
   if (command.seed) experiment.train.seed.set(*command.seed, "--seed");
   if (command.device != "auto") experiment.device.set(command.device, "--device");
-  ranks.set_timeout(experiment.distributed.timeout);
+  run.ranks->set_timeout(experiment.distributed.timeout);
   if (!command.dump_config.empty()) {
-    if (!ranks.writes()) return ExitCode::done;
+    if (!run.ranks->writes()) return ExitCode::done;
     print(
         dump(experiment, command.dump_config == "minimal" ? DumpStyle::minimal : DumpStyle::full));
     return ExitCode::done;
@@ -113,15 +122,18 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   std::optional<Simulation> simulation;
   if (!command.simulate.empty()) {
     simulation = simulation_from(command.simulate);
-    if (ranks.alone())
+    if (run.ranks->alone())
       throw ConfigError("--simulate: there is one process; accidents are for runs of several");
   }
-  meet(simulation, ranks, Simulation::Place::init);
+  meet(simulation, *run.ranks, Simulation::Place::init);
+  const auto device = device_of_rank(experiment.device, run);
+  Communicator& ranks = *run.ranks;
   Trainer trainer(experiment, {.limit_train_batches = command.limit_train_batches,
                                .overfit_batches = command.overfit_batches,
                                .show_progress = !command.quiet && !command.no_progress,
                                .ranks = &ranks,
                                .simulation = simulation,
+                               .device = device,
                                .steps_done = &run.step});
   if (command.dry_run) {
     if (ranks.writes()) print(trainer.summary());
@@ -131,11 +143,17 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   by_writer(ranks, "opening the run folder", [&] {
     const RunFolder& folder = run.folder.emplace(RunFolder::create(place.request));
     folder.write_status({.state = RunState::running, .step = 0, .exit_code = {}, .message = ""});
-    write_run_files(folder, command, experiment, trainer, ranks);
+    if (!folder.resumed())
+      write_run_files(folder, command, config_text, experiment, trainer, ranks);
     checkpoint = checkpoint_of(folder, place, experiment.checkpoint);
   });
   share_checkpoint(ranks, checkpoint);
   trainer.open(run.folder ? &*run.folder : nullptr, checkpoint);
+  // A config that the checkpoint does not fit must not replace the one it fits.
+  by_writer(ranks, "the run's files", [&] {
+    if (run.folder->resumed())
+      write_run_files(*run.folder, command, config_text, experiment, trainer, ranks);
+  });
   const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;
   const ExitCode code = stopped ? ExitCode::stopped : ExitCode::done;
   if (run.folder)

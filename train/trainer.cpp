@@ -41,9 +41,12 @@ void Trainer::train_step(const StopRequests& requests) {
   const double sent_before = buckets_ ? buckets_->seconds_on_the_way() : 0;
   const double exposed_before = buckets_ ? buckets_->seconds_waited() : 0;
   note("reading pictures");
-  meet(options_.simulation, ranks_, Simulation::Place::step, state_.at.steps_done + 1);
+  if (meet(options_.simulation, ranks_, Simulation::Place::step, state_.at.steps_done + 1)) {
+    const auto section = device_->enter();
+    flip_a_bit(*parameters_.front().parameter);
+  }
   freeze_statistics();
-  const StepEnd end = gpu_ ? step_on_gpu(lr) : step_on_cpu(lr, requests);
+  const StepEnd end = gpu_ ? step_on_gpu(lr, requests) : step_on_cpu(lr, requests);
 
   ++state_.at.step, ++state_.at.steps_done;
   if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
@@ -95,11 +98,9 @@ std::string Trainer::update(double lr) {
 }
 
 // Enqueued; what it gave is known after read_gpu().
-StepEnd Trainer::step_on_gpu(double lr) {
+StepEnd Trainer::step_on_gpu(double lr, const StopRequests& requests) {
   const auto section = device_->enter();
-  StepEnd end;
-  end.images = gpu_->step(lr);
-  return end;
+  return gpu_->step(lr, requests.reason());
 }
 
 void Trainer::read_gpu() {
@@ -114,7 +115,7 @@ void Trainer::read_gpu() {
       continue;
     }
     for (const StepResult::Part& part : result.parts)
-      state_.meter.add(part.loss * double(part.images), part.correct, part.images);
+      state_.meter.add(part.loss, part.correct, part.images);
     state_.projections += result.lifted;
   }
 }
@@ -184,7 +185,10 @@ void Trainer::end_epoch() {
   if (phase_ends) log_->phase_ended(phase().name);
   log_->pause();
   note("comparing ranks");
-  if (!ranks_.alone()) check_same(ranks_, saved_state(*model_), state_.at.steps_done);
+  if (!ranks_.alone()) {
+    const auto section = device_->enter();
+    check_same(ranks_, saved_state(*model_), state_.at.steps_done);
+  }
   note("layer statistics");
   if (ranks_.writes() && phase().mode != ForwardMode::float32 &&
       experiment_.log.histograms_every > 0 && due(experiment_.log.histograms_every))

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/comm/communicator.h"
+#include "deploy/build_program.h"
 #include "distributed/buckets.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
@@ -80,7 +81,7 @@ class Trainer {
   StepEnd step_on_cpu(double lr, const StopRequests& requests);
   StepEnd run_batches();
   std::string update(double lr);
-  StepEnd step_on_gpu(double lr);
+  StepEnd step_on_gpu(double lr, const StopRequests& requests);
   void read_gpu();
   void leave_out(const std::string& what, int64_t step);
   Tensor backward_seed(const Batch& batch) const;
@@ -96,12 +97,13 @@ class Trainer {
 
   // Beginning, saving, continuing, ending: trainer_state.cpp.
   void restore(const LoadedCheckpoint& from);
+  void check_position(const std::string& folder) const;
   void begin_phase(const NamedTensors* optimizer_state);
   void calibrate_now();
   void make_buckets();
   void average_statistics();
   void save(std::optional<double> score);
-  bool has_program() const;
+  bool has_program() const { return qt::has_program(*model_); }
   bool skips() const { return experiment_.train.on_nan == "skip"; }
   Program integer_program();
   void save_program_files(const Program& program, bool best);

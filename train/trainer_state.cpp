@@ -79,16 +79,13 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
     const auto section = device_->enter();
     state_.library = current_library().name();
   }
+  for (const Phase& phase : plan_) state_.phases.push_back(phase.name);
   state_.config_hash = config_hash(experiment);
   state_.program_version = version_number;
 }
 
 void Trainer::check_device() const {
   if (!device_->on_gpu()) return check_precisions_of_cpu();
-  if (!ranks_.alone())
-    throw ConfigError("device " + device_->name() + " trains one process, " +
-                      std::to_string(ranks_.world()) +
-                      " were started; training on several processes is for the CPU");
   if (experiment_.train.qat_phase.epochs > 0 && experiment_.train.forward == "exact_float")
     throw ConfigError("train.forward exact_float is the CPU's way to multiply codes; device " +
                       device_->name() + " takes int8 or fake_quant");
@@ -195,15 +192,40 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
     begin_phase(from ? &from->content.tensors("optim.safetensors") : nullptr);
 }
 
+// That this config's training passes through where the checkpoint stands.
+void Trainer::check_position(const std::string& folder) const {
+  const Position& at = state_.at;
+  const auto phases = int64_t(plan_.size());
+  std::string ours, theirs;
+  for (const Phase& phase : plan_) ours += (ours.empty() ? "" : ", ") + phase.name;
+  for (const std::string& name : state_.phases) theirs += (theirs.empty() ? "" : ", ") + name;
+  const auto known = int64_t(state_.phases.size());
+  bool same = at.phase >= known || at.phase < phases;
+  for (int64_t i = 0; i < std::min({known, phases, at.phase + 1}); ++i)
+    same = same && state_.phases[size_t(i)] == plan_[size_t(i)].name;
+  if (!same)
+    throw CheckpointError(folder + " stands in phase " + std::to_string(at.phase + 1) + " of " +
+                          theirs + "; the phases of this config are: " + ours +
+                          ". For a new run from its weights: train.init_from");
+  if (at.phase > phases || at.step > steps_per_epoch_ ||
+      (at.phase < phases && at.epoch >= phase().config->epochs))
+    throw CheckpointError(folder + " stands beyond the end of this config's training");
+  int64_t before = 0;
+  for (int64_t i = 0; i < at.phase; ++i) before += plan_[size_t(i)].config->epochs;
+  if (at.epochs_done - at.epoch != before)
+    throw CheckpointError(
+        folder + " was reached after " + std::to_string(at.epochs_done - at.epoch) +
+        " epochs in the phases before; in this config they have " + std::to_string(before) +
+        ". For a new run from its weights: train.init_from");
+}
+
 void Trainer::restore(const LoadedCheckpoint& from) {
   const TrainState now = state_;
   const auto warn = [&](const std::string& text) {
     if (ranks_.writes()) log::warn(text);  // the others have the same to say
   };
   state_ = state_from_json(from.content.state_json, from.folder);
-  if (state_.at.phase > int64_t(plan_.size()) || state_.at.step > steps_per_epoch_ ||
-      (state_.at.phase < int64_t(plan_.size()) && state_.at.epoch >= phase().config->epochs))
-    throw CheckpointError(from.folder + " stands beyond the end of this config's training");
+  check_position(from.folder);
   load_state(*model_, from.content.tensors("model.safetensors"), true);
   if (store_) store_->discard_after(from.step);
   const bool other_world = state_.world != now.world;
@@ -228,6 +250,7 @@ void Trainer::restore(const LoadedCheckpoint& from) {
     if (state_.library != now.library) state_.engines.clear();
     current_library().take_engines(state_.engines);
   }
+  state_.phases = now.phases;
   state_.world = now.world;
   state_.seed = now.seed;
   state_.library = now.library;
@@ -262,7 +285,11 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
                            .backward = backward_,
                            .accumulate = experiment_.train.accumulate,
                            .label_smoothing = experiment_.train.label_smoothing,
-                           .say = [this](const std::string& text) { log_->say(text); }});
+                           .say = [this](const std::string& text) { log_->say(text); },
+                           .ranks = ranks_.alone() ? nullptr : &ranks_,
+                           .buckets = buckets_.get(),
+                           .synchronize = synchronized(),
+                           .note = [this](const char* activity) { note(activity); }});
   else if (skips())
     step_state_ = std::make_unique<StepState>(*model_, *optimizer_);
 }
@@ -320,11 +347,6 @@ void Trainer::save(std::optional<double> score) {
     folder_->write_status(
         {.state = RunState::running, .step = state_.at.steps_done, .exit_code = {}, .message = ""});
   });
-}
-
-bool Trainer::has_program() const {
-  return experiment_.quant.residual != "none" && experiment_.quant.weights.kind != "none" &&
-         experiment_.quant.activations.kind != "none";
 }
 
 std::string Trainer::what_was_evaluated() const {

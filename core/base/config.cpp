@@ -238,11 +238,15 @@ class Loader {
     std::string error;
     const auto text = read_file(path, error);
     if (!text) return fail(file_problem(path, error, asked_from));
+    if (chain_.empty()) text_ = *text;
     chain_.push_back(canonical);
     const NodePtr tree = resolve(make_source(path, *text, int(chain_.size())));
     chain_.pop_back();
     return tree;
   }
+
+  // Of the file loaded first.
+  const std::string& text() const { return text_; }
 
   // The tree of source, on top of what its `base:` names.
   NodePtr resolve(const std::shared_ptr<const Source>& source) {
@@ -271,6 +275,7 @@ class Loader {
 
   std::vector<Problem>& problems_;
   std::vector<std::string> chain_;
+  std::string text_;
 };
 
 // The names of `a.b."c.d"=`, up to the '='; empty where the argument has no such form.
@@ -357,12 +362,14 @@ std::vector<ConfigOverride> numbered(const std::vector<std::string>& texts) {
 
 }  // namespace
 
-void load_config(Section& root, const std::string& path,
-                 const std::vector<ConfigOverride>& overrides) {
+std::string load_config(Section& root, const std::string& path,
+                        const std::vector<ConfigOverride>& overrides) {
   std::vector<Problem> problems;
+  Loader loader(problems);
   NodePtr tree;
-  if (!path.empty()) tree = Loader(problems).load(path, {});
+  if (!path.empty()) tree = loader.load(path, {});
   finish(root, tree, overrides, problems);
+  return loader.text();
 }
 
 void load_config(Section& root, const std::string& path,

@@ -311,9 +311,10 @@ struct ConfigOverride {
 // then the overrides; an empty path means overrides only. `${NAME}` in text values is the
 // environment variable, `$${` a plain `${`. Throws one ConfigError with every mistake, each
 // "file:line:column: error: ..." with the line, a caret, a suggestion. Limits: 1 MiB a file, depth
-// 32, 10,000 nodes. Refused: duplicate keys, a second document, `<<`, tags, 010, tabs.
-void load_config(Section& root, const std::string& path,
-                 const std::vector<ConfigOverride>& overrides = {});
+// 32, 10,000 nodes. Refused: duplicate keys, a second document, `<<`, tags, 010, tabs. Returns the
+// file's text: a pipe can be read only once.
+std::string load_config(Section& root, const std::string& path,
+                        const std::vector<ConfigOverride>& overrides = {});
 // Numbers the arguments 1, 2, ...
 void load_config(Section& root, const std::string& path, const std::vector<std::string>& overrides);
 void load_config(Section& root, const std::string& path,

@@ -102,6 +102,16 @@ std::string digest(const std::shared_ptr<void>& state) {
   return hex(XXH3_128bits_digest(static_cast<const XXH3_state_t*>(state.get())));
 }
 
+mode_t mode_of(const std::string& path) {
+  struct stat status {};
+  return stat(path.c_str(), &status) == 0 ? status.st_mode : 0;
+}
+// A device, a pipe or a socket: nothing that a rename may replace.
+bool is_device(const std::string& path) {
+  const mode_t mode = mode_of(path);
+  return mode != 0 && !S_ISREG(mode) && !S_ISDIR(mode);
+}
+
 // Renames without the fsync that files::rename adds.
 void rename_only(const std::string& from, const std::string& to) {
   checked(Operation::rename, "cannot rename to", to,
@@ -131,13 +141,17 @@ Stamp stamp_of(const std::string& path) {
 
 OutputFile::OutputFile(const std::string& path)
     : path_(path), temporary_(path + ".tmp"), hash_(new_hash()) {
-  descriptor_ = open_file(temporary_, O_WRONLY | O_CREAT | O_TRUNC);
+  // A rename would put a file in the place of /dev/stdout.
+  in_place_ = is_device(path);
+  if (is_folder(path)) fail("cannot write", path, EISDIR);
+  descriptor_ =
+      in_place_ ? open_file(path, O_WRONLY) : open_file(temporary_, O_WRONLY | O_CREAT | O_TRUNC);
 }
 
 OutputFile::~OutputFile() {
   if (descriptor_ < 0) return;
   close(descriptor_);
-  unlink(temporary_.c_str());
+  if (!in_place_) unlink(temporary_.c_str());
 }
 
 void OutputFile::write(const void* bytes, size_t count) {
@@ -148,12 +162,17 @@ void OutputFile::write(const void* bytes, size_t count) {
 }
 
 Stamp OutputFile::commit() {
+  if (in_place_) return {written_, digest(hash_)};
   sync_descriptor(descriptor_, path_);
   rename_only(temporary_, path_);
   close(descriptor_);
   descriptor_ = -1;
   sync_folder(parent_of(path_));
   return {written_, digest(hash_)};
+}
+
+void check_writable(const std::string& path) {
+  if (!is_device(path)) const OutputFile never_committed(path);
 }
 
 Stamp write_atomically(const std::string& path, std::string_view bytes) {
@@ -163,7 +182,8 @@ Stamp write_atomically(const std::string& path, std::string_view bytes) {
 }
 
 InputFile::InputFile(const std::string& path) : path_(path) {
-  descriptor_ = open_file(path, O_RDONLY);
+  // Opening a pipe would wait for its writer.
+  descriptor_ = open_file(path, O_RDONLY | O_NONBLOCK);
   struct stat status {};
   const bool known = fstat(descriptor_, &status) == 0;
   if (known && S_ISREG(status.st_mode)) {
@@ -261,6 +281,8 @@ bool exists(const std::string& path) {
   struct stat status {};
   return stat(path.c_str(), &status) == 0;
 }
+
+bool is_folder(const std::string& path) { return S_ISDIR(mode_of(path)); }
 
 std::vector<std::string> list_folder(const std::string& path) {
   const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(path.c_str()), closedir);

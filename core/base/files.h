@@ -22,7 +22,8 @@ struct Stamp {
 std::string hash_of(std::string_view bytes);
 Stamp stamp_of(const std::string& path);
 
-// A file that appears under `path` at commit() and not before; without commit() nothing is left.
+// A file that appears under `path` at commit() and not before; without commit() nothing is left. A
+// device or a pipe of that name is written to as it is.
 class OutputFile {
  public:
   explicit OutputFile(const std::string& path);
@@ -36,10 +37,13 @@ class OutputFile {
  private:
   std::string path_, temporary_;
   int descriptor_ = -1;
+  bool in_place_ = false;
   uint64_t written_ = 0;
   std::shared_ptr<void> hash_;
 };
 
+// Fails as writing `path` would, and leaves nothing.
+void check_writable(const std::string& path);
 Stamp write_atomically(const std::string& path, std::string_view bytes);
 
 class InputFile {
@@ -94,6 +98,7 @@ class Lock {
 };
 
 bool exists(const std::string& path);
+bool is_folder(const std::string& path);                        // or a link to one
 std::vector<std::string> list_folder(const std::string& path);  // names, sorted
 void make_folder(const std::string& path);  // with its parents; nothing where it is there already
 bool make_new_folder(const std::string& path);  // false where it exists; the parent must be there

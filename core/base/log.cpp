@@ -74,6 +74,8 @@ struct State {
     console->set_level(spdlog::level::info);
     logger.set_level(spdlog::level::debug);
     logger.flush_on(spdlog::level::info);
+    // A full disk is named by whoever writes what matters; spdlog would say it of log.txt as well.
+    logger.set_error_handler([](const std::string&) {});
   }
 };
 

@@ -13,30 +13,13 @@
 #include <string_view>
 #include <utility>
 
+#include "core/base/text.h"
+
 namespace qt::yaml {
 namespace {
 
 // Ends parsing; the problem has been recorded.
 struct Stop {};
-
-// Length of the well-formed UTF-8 sequence at text[i], 0 where there is none (RFC 3629).
-size_t utf8_length(std::string_view text, size_t i) {
-  const auto byte = [&](size_t k) { return k < text.size() ? uint8_t(text[k]) : uint8_t{0}; };
-  const auto tail = [&](size_t k) { return (byte(k) & 0xC0) == 0x80; };
-  const uint8_t first = byte(i), second = byte(i + 1);
-  if (first < 0x80) return 1;
-  if (first >= 0xC2 && first <= 0xDF) return tail(i + 1) ? 2 : 0;
-  if ((first & 0xF0) == 0xE0) {
-    const bool overlong = first == 0xE0 && second < 0xA0,
-               surrogate = first == 0xED && second > 0x9F;
-    return tail(i + 1) && tail(i + 2) && !overlong && !surrogate ? 3 : 0;
-  }
-  if (first >= 0xF0 && first <= 0xF4) {
-    const bool overlong = first == 0xF0 && second < 0x90, beyond = first == 0xF4 && second > 0x8F;
-    return tail(i + 1) && tail(i + 2) && tail(i + 3) && !overlong && !beyond ? 4 : 0;
-  }
-  return 0;
-}
 
 // yaml-cpp's words for what most often goes wrong, in terms of what the writer sees.
 std::string plain_words(const std::string& message) {

@@ -4,6 +4,8 @@
 //
 //   map(stream, rows, channels, f, operands..., out(y)...)
 //       y = f(values...): one value, or Values<N> for N outputs
+//   map_row(channels, f, operands..., out(y)...)
+//       map over one row on the calling thread of the host: for what lies in its cache
 //   sum_columns<K>(stream, rows, channels, f, sums, operands...)
 //       sums[k][c] = sum over rows of f(...).v[k]
 //   sum_rows<K>(stream, rows, channels, f, sums, operands...)
@@ -46,6 +48,15 @@ void map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operand
 #endif
   (void)stream;
   kernel::host_map(rows, channels, f, operands...);
+}
+
+template <class F, class... Operands>
+void map_row(int64_t channels, F f, Operands... operands) {
+  constexpr size_t outputs = kernel::count_outputs<Operands...>;
+  kernel::run_span<outputs>(
+      f, channels,
+      std::make_tuple(kernel::HostView<Operands>(operands, channels, channels).at(0, 0)...),
+      std::make_index_sequence<sizeof...(Operands) - outputs>{});
 }
 
 // to[i] = f(i) for 0 <= i < n: for results that are no rows x channels of their sources. f holds

@@ -9,6 +9,7 @@
 #include "core/base/registry.h"
 #include "core/device/stream.h"
 #include "core/library/arguments.h"
+#include "core/library/code_convolution.h"
 
 namespace qt {
 
@@ -124,6 +125,11 @@ Tensor Library::conv2d_codes(const Tensor& x, const Tensor& w, const Conv2dShape
   check_accumulator(code_range("conv2d_codes' x", x), code_range("conv2d_codes' w", w),
                     shape.r * shape.s * shape.c / shape.groups, "convolution " + shape.text());
   return path == CodePath::integer ? integer_conv2d(x, w, shape) : exact_float_conv2d(x, w, shape);
+}
+
+std::unique_ptr<CodeConvolution> Library::prepare_conv2d_codes(const Tensor&, const Tensor&,
+                                                               const Conv2dShape&) {
+  return nullptr;
 }
 
 Tensor Library::linear_codes(const Tensor& x, const Tensor& w, CodePath path) {

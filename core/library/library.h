@@ -85,6 +85,8 @@ class LibraryTrace {
 // Which engine computes what, both as text: for checkpoints.
 using EngineChoices = std::map<std::string, std::string>;
 
+class CodeConvolution;  // core/library/code_convolution.h
+
 // Requires: shapes as Conv2dShape says; f32 arguments unless stated. Ensures: results are new
 // tensors without scale; the same bits for the same arguments, thread count and machine; integer
 // results equal those of "reference".
@@ -97,6 +99,10 @@ class Library {
   // or u8 codes with lo and hi known (Tensor::lo, hi): the implementation chooses an exact kernel
   // from them. CodePath::exact_float goes through direct_conv2d below.
   Tensor conv2d_codes(const Tensor& x, const Tensor& w, const Conv2dShape& shape, CodePath path);
+  // The integer path for weights that do not change, and sums that are wanted only once; null where
+  // this library has no kernel for it. x: an example, whose range and batch are to be expected.
+  virtual std::unique_ptr<CodeConvolution> prepare_conv2d_codes(const Tensor& x, const Tensor& w,
+                                                                const Conv2dShape& shape);
   // y [m, n] = float(exact x [m, k] times w [n, k] transposed).
   Tensor linear_codes(const Tensor& x, const Tensor& w, CodePath path);
 

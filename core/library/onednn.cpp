@@ -5,6 +5,7 @@
 
 #include "core/base/registry.h"
 #include "core/library/arguments.h"
+#include "core/library/code_convolution.h"
 #include "core/library/convert.h"
 #include "core/library/direct/direct.h"
 #include "core/library/library.h"
@@ -28,7 +29,7 @@ class OneDnn final : public Library {
   Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape, Precision) override {
     check_conv2d(x, w, shape);
     if (!prefers_winograd(Operation::conv2d, shape)) return direct_conv2d(x, w, shape);
-    note_winograd(Operation::conv2d, "conv2d", shape);
+    note_winograd("conv2d", shape);
     return winograd::conv2d(x, w, shape);
   }
 
@@ -52,7 +53,7 @@ class OneDnn final : public Library {
       return spread_pixels(conv2d_backward_data(dy, w, dense_shape(shape), precision), shape);
     const Type type = arithmetic_for(precision);
     if (type == Type::f32 && prefers_winograd(Operation::conv2d_backward_data, shape)) {
-      note_winograd(Operation::conv2d_backward_data, "conv2d_backward_data", shape);
+      note_winograd("conv2d_backward_data", shape);
       return winograd::conv2d_backward_data(dy, w, shape);
     }
     if (type == Type::f32 && prefers_direct(direct::Operation::conv2d_backward_data, shape)) {
@@ -73,7 +74,7 @@ class OneDnn final : public Library {
       return conv2d_backward_weights(take_pixels(x, shape), dy, dense_shape(shape), precision);
     const Type type = arithmetic_for(precision);
     if (type == Type::f32 && prefers_winograd(Operation::conv2d_backward_weights, shape)) {
-      note_winograd(Operation::conv2d_backward_weights, "conv2d_backward_weights", shape);
+      note_winograd("conv2d_backward_weights", shape);
       return winograd::conv2d_backward_weights(x, dy, shape);
     }
     if (type == Type::f32 && prefers_direct(direct::Operation::conv2d_backward_weights, shape)) {
@@ -86,6 +87,19 @@ class OneDnn final : public Library {
     Tensor dw = Tensor::empty(shape.w_shape(), DType::f32);
     plan.run(operand(x, type), operand(dy, type), dw);
     return dw;
+  }
+
+  // Of our own kernels. Where the CPU multiplies bytes exactly, oneDNN's stay ahead.
+  std::unique_ptr<CodeConvolution> prepare_conv2d_codes(const Tensor& x, const Tensor& w,
+                                                        const Conv2dShape& shape) override {
+    if (!has_avx2() || effective_byte_products() == ByteProducts::vnni || w.dtype() != DType::i8)
+      return nullptr;
+    const CodeRange x_range = code_range("a convolution's x", x),
+                    w_range = code_range("a convolution's w", w);
+    if (const int64_t tile = winograd::faster_tile(shape, x_range, w_range))
+      return winograd::prepare_codes(w, shape, tile);
+    if (direct::computes_codes(shape, w_range)) return direct::prepare_codes(x_range, w, shape);
+    return nullptr;
   }
 
   Tensor matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b) override {
@@ -102,6 +116,8 @@ class OneDnn final : public Library {
 
  protected:
   Tensor integer_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+    if (takes_own(x, w, shape))
+      if (const auto own = prepare_conv2d_codes(x, w, shape)) return own->rounded_sums(x);
     if (skips_pixels(shape)) return integer_conv2d(take_pixels(x, shape), w, dense_shape(shape));
     Tensor y = integer(x, w, shape, "conv2d_codes");
     return y.defined() ? y : exact_float_conv2d(x, w, shape);
@@ -121,10 +137,6 @@ class OneDnn final : public Library {
     const CodeRange x_range = code_range(operation + "' x", x),
                     w_range = code_range(operation + "' w", w);
     const IntegerKernel kernel = choose_integer_kernel(x_range, w_range, effective_byte_products());
-    if (takes_winograd(x_range, w_range, shape, kernel)) {
-      note_winograd(Operation::conv2d_codes, operation, shape);
-      return winograd::conv2d_codes(x, w, shape);
-    }
     if (kernel == IntegerKernel::exact_float) return {};
     const Type source = kernel == IntegerKernel::u8s8 ? Type::u8 : Type::s8;
     const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::forward, source, Type::s8});
@@ -133,6 +145,15 @@ class OneDnn final : public Library {
     note(operation, plan.kernel(), text_of(kernel), shape.text());
     plan.run(x, w, y);
     return y;
+  }
+
+  // Where sums are kept as f32 anyway, oneDNN's int8 kernels are a little ahead of our direct ones.
+  static bool takes_own(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+    const CodeRange x_range = code_range("a convolution's x", x),
+                    w_range = code_range("a convolution's w", w);
+    return winograd::faster_tile(shape, x_range, w_range) != 0 ||
+           choose_integer_kernel(x_range, w_range, effective_byte_products()) ==
+               IntegerKernel::exact_float;
   }
 
   static bool prefers_winograd(Operation operation, const Conv2dShape& shape) {
@@ -144,20 +165,9 @@ class OneDnn final : public Library {
     return has_avx2_only() && direct::is_faster(operation, shape);
   }
 
-  // On codes oneDNN's VNNI kernels stay ahead.
-  static bool takes_winograd(const CodeRange& x, const CodeRange& w, const Conv2dShape& shape,
-                             IntegerKernel direct) {
-    return has_avx2() && effective_byte_products() != ByteProducts::vnni && w.lo >= -128 &&
-           w.hi <= 127 && winograd::stays_exact(shape, x.magnitude(), w.magnitude()) &&
-           winograd::is_faster(Operation::conv2d_codes, shape,
-                               direct != IntegerKernel::exact_float);
-  }
-
-  static void note_winograd(Operation kind, const std::string& operation,
-                            const Conv2dShape& shape) {
+  static void note_winograd(const std::string& operation, const Conv2dShape& shape) {
     if (LibraryTrace::active())
-      LibraryTrace::note({"winograd", operation, winograd::kernel_name(kind),
-                          kind == Operation::conv2d_codes ? "s16s16s32" : "f32", shape.text()});
+      LibraryTrace::note({"winograd", operation, winograd::kernel_name(), "f32", shape.text()});
   }
 
   static void note_direct(const std::string& operation, const Conv2dShape& shape) {

@@ -133,6 +133,22 @@ TEST(Augment, RandomResizedCropStaysWithinItsBounds) {
   EXPECT_NEAR(area_sum / 500, 0.4, 0.03);
 }
 
+// No window of the whole area has a ratio in 3/4 .. 4/3: the largest one in the middle is taken.
+TEST(Augment, RandomResizedCropOfAStripTakesTheMiddle) {
+  const AugmentSpec spec{.crop = Crop::random_resized, .min_area = 1, .max_area = 1};
+  const std::vector<uint8_t> tall = augmented(Coordinates(40, 6, 8, 6), spec, 3),
+                             wide = augmented(Coordinates(6, 40, 6, 8), spec, 3);
+  for (int y = 0; y < 8; ++y)
+    for (int x = 0; x < 6; ++x) {
+      const uint8_t* from_tall = tall.data() + (y * 6 + x) * 3;
+      EXPECT_EQ(from_tall[0], 17 + y);  // 6 / (3/4) = 8 rows of 40
+      EXPECT_EQ(from_tall[1], 1 + x);
+      const uint8_t* from_wide = wide.data() + (x * 8 + y) * 3;
+      EXPECT_EQ(from_wide[0], 1 + x);
+      EXPECT_EQ(from_wide[1], 17 + y);
+    }
+}
+
 TEST(Augment, DependsOnSeedEpochAndSample) {
   const Coordinates set(32, 32, 32, 32);
   const AugmentSpec spec{.crop = Crop::padded, .flip = true};

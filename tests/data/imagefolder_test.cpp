@@ -1,6 +1,7 @@
 // tests/data/imagefolder_test.cpp -- folders of pictures: classes, sizes, bad input and what is
 // said about it.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 
@@ -199,6 +200,83 @@ TEST(ImageFolder, NamesTheFirstBadPictureWhateverTheThreads) {
   EXPECT_TRUE(message_after([](F folder, DatasetSpec&) {
                 folder.write("train/ant/b.JPEG", jpeg_of(smooth_picture(20, 20, 1)).substr(0, 640));
               }).starts_with("'PATH/train/ant/b.JPEG': broken JPEG: "));
+}
+
+// A strip of one row is within every limit until its shorter side is made 32 pixels long.
+TEST(ImageFolder, TreatsAStripThatCannotBeResizedAsABadPicture) {
+  for (const auto& [height, width] : {std::pair{1, 65500}, {65500, 1}}) {
+    const TemporaryFolder folder;
+    write_set(folder, 60, 60);
+    folder.write("train/ant/b.JPEG", jpeg_of(smooth_picture(height, width, 1)));
+    DatasetSpec spec = spec_of(folder);
+    spec.image_size = 28;
+    spec.max_pixels = 32 * 32 * 65499;
+    Image image;
+    const auto stopping = make_dataset(spec, Split::train);
+    for (const std::string& message :
+         {message_of<DataError>([&] { test::picture_of(*stopping, 1); }),
+          message_of<DataError>([&] { stopping->original(1, image); })})
+      EXPECT_EQ(message, "'" + folder.text() + "/train/ant/b.JPEG': " + std::to_string(width) +
+                             " x " + std::to_string(height) +
+                             " pixels is too long a strip: with a shorter side of 32 it would have "
+                             "more than 67070976 pixels");
+    spec.on_error = OnError::skip;
+    spec.max_bad_fraction = 0.2;
+    const auto skipping = make_dataset(spec, Split::train);
+    EXPECT_EQ(test::picture_of(*skipping, 1), test::picture_of(*stopping, 2));
+    EXPECT_EQ(skipping->bad_samples().size(), 1u);
+    spec.max_pixels += 32 * 32;
+    EXPECT_EQ(make_dataset(spec, Split::train)->original(1, image), 1) << "just as long as allowed";
+  }
+}
+
+// They are written into model.qat, whose texts are UTF-8.
+TEST(ImageFolder, RefusesNamesOfClassesThatAreNoText) {
+  for (const auto& [name, shown] : {std::pair{"caf\xe9", "caf?"}, {"a\nb", "a?b"}})
+    EXPECT_EQ(message_after([&](F folder, DatasetSpec&) {
+                folder.write(std::string("train/") + name + "/a.jpg", "");
+              }),
+              std::string("class folder 'PATH/train/") + shown +
+                  "': the name of a class must be UTF-8 without control characters");
+  const TemporaryFolder folder;
+  write_set(folder);
+  fs::rename(folder.text() + "/train/bee", folder.text() + "/train/caf\xc3\xa9");
+  EXPECT_EQ(make_dataset(spec_of(folder), Split::train)->classes()[1], "caf\xc3\xa9");
+}
+
+TEST(ImageFolder, APipeIsNoPictureAndIsNotWaitedFor) {
+  const TemporaryFolder folder;
+  write_set(folder);
+  ASSERT_EQ(mkfifo((folder.text() + "/train/ant/d.jpg").c_str(), 0600), 0);
+  DatasetSpec spec = spec_of(folder);
+  spec.cache_bytes = 0;
+  const auto train = make_dataset(spec, Split::train);
+  EXPECT_EQ(message_of<DataError>([&] { test::picture_of(*train, 3); }),
+            "'" + folder.text() + "/train/ant/d.jpg': not a regular file");
+}
+
+TEST(ImageFolder, LinksThatLeadBackAreNotFollowed) {
+  EXPECT_EQ(message_after([](F folder, DatasetSpec&) {
+              fs::create_directory_symlink("..", folder.text() + "/train/loop");
+            }),
+            "class folder 'PATH/train/loop' holds no picture (.jpg, .jpeg, .png, .ppm, .pgm)");
+  EXPECT_EQ(message_after([](F folder, DatasetSpec&) {
+              fs::create_symlink("d.jpg", folder.text() + "/train/ant/d.jpg");
+            }),
+            "'PATH/train/ant/d.jpg': cannot be opened: Too many levels of symbolic links");
+  const std::string unusable = ": Too many levels of symbolic links";
+  for (const char* kind : {"imagefolder", "cifar10"})
+    EXPECT_EQ(message_after([&](F folder, DatasetSpec& spec) {
+                fs::create_symlink("self", folder.text() + "/self");
+                spec.kind = kind;
+                spec.path += "/self";
+              }),
+              "data.path 'PATH/self' cannot be looked at" + unusable);
+  // A class folder elsewhere, and one that is another name of a class, are classes.
+  const TemporaryFolder folder;
+  write_set(folder);
+  fs::create_directory_symlink("ant", folder.text() + "/train/cat");
+  EXPECT_EQ(make_dataset(spec_of(folder), Split::train)->size(), 9);
 }
 
 TEST(ImageFolder, SkipsBadPicturesListsThemAndTakesTheNextGoodOne) {

@@ -60,6 +60,9 @@ TEST(Resize, CentreCropTakesTheMiddleAndPadsWhatIsMissing) {
   centre_crop(image, 3, 4, out.data());  // offsets 1 and 2.5, which torchvision rounds to 2
   EXPECT_EQ(0, memcmp(out.data(), image.at(1, 2), 12));
   EXPECT_EQ(0, memcmp(out.data() + 24, image.at(3, 2), 12));
+  std::vector<uint8_t> narrow(5 * 6 * 3);
+  centre_crop(image, 5, 6, narrow.data());  // offset 1.5, which it rounds to 2 as well
+  EXPECT_EQ(0, memcmp(narrow.data(), image.at(0, 2), 18));
   std::vector<uint8_t> padded(7 * 9 * 3, 1);
   centre_crop(image, 7, 9, padded.data());
   EXPECT_EQ(padded[0], 0);

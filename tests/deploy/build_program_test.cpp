@@ -256,17 +256,71 @@ TEST(BuildProgram, RefusesAModelThatIsNotCalibrated) {
       HasSubstr("has no step yet"));
 }
 
-TEST(BuildProgram, RefusesConstantsThatAreNotFinite) {
+// What building the program of a calibrated network says after element 3 of one tensor was changed.
+std::string refusal_with(const std::string& tensor, float value) {
   const auto model = calibrated(spec_of("resnet20", 8, 8, ResidualPolicy::identity));
+  const auto changed = [&](const Tensor& t) {
+    Tensor copy = t.clone();
+    copy.data<float>()[3] = value;
+    return copy;
+  };
   Visitor visitor;
-  visitor.parameter = [](const std::string& name, Parameter& p) {
-    if (name != "layer2.0.bn1.weight") return;
-    Tensor gamma = p.var.value().clone();
-    gamma.data<float>()[3] = std::numeric_limits<float>::quiet_NaN();
-    p.set(gamma);
+  visitor.parameter = [&](const std::string& name, Parameter& p) {
+    if (name == tensor) p.set(changed(p.var.value()));
+  };
+  visitor.buffer = [&](const std::string& name, Tensor& t) {
+    if (name == tensor) t = changed(t);
   };
   model->visit(visitor);
-  EXPECT_THAT(refusal<DivergenceError>(*model), HasSubstr("layer 'layer2.0.conv1': constant m[3]"));
+  return refusal<DivergenceError>(*model);
+}
+
+// A weight of NaN would be a code like any other, and nobody would see it.
+TEST(BuildProgram, NamesTheTensorThatIsNotFinite) {
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN(),
+                  infinity = std::numeric_limits<float>::infinity();
+  for (const char* name : {"layer2.0.bn1.weight", "layer2.0.bn1.bias", "layer2.0.bn1.running_mean",
+                           "layer2.0.bn1.running_var", "layer2.0.conv1.weight",
+                           "layer2.0.conv1.weight_quant.scale", "fc.weight", "fc.bias"})
+    for (const float value : {nan, infinity, -infinity})
+      EXPECT_THAT(
+          refusal_with(name, value),
+          AllOf(HasSubstr("tensor '" + std::string(name) + "' has the value"), HasSubstr(" at 3")));
+}
+
+TEST(BuildProgram, RefusesConstantsThatOverflow) {
+  EXPECT_THAT(refusal_with("layer2.0.bn1.running_var", -1),
+              HasSubstr("layer 'layer2.0.conv1': constant m[3]"));
+  EXPECT_THAT(refusal_with("layer2.0.bn1.weight", 1e34f),
+              AllOf(HasSubstr("'layer2.0.conv1'"), HasSubstr("may overflow")));
+  EXPECT_THAT(refusal_with("layer2.0.conv1.weight_quant.scale", -1),
+              AllOf(HasSubstr("'layer2.0.conv1'"), HasSubstr("not positive and finite")));
+}
+
+TEST(BuildProgram, RefusesSumsBeyondInt32AndNamesTheLayer) {
+  ModelSpec spec = spec_of("mlp", 8, 8, ResidualPolicy::identity);
+  spec.image_size = 212;  // 134,832 inputs
+  spec.hidden = {2};
+  EXPECT_THAT(refusal<ConfigError>(*make_model(spec)),
+              AllOf(HasSubstr("layer 'linear0': 134832 products of codes up to 127 and 127"),
+                    HasSubstr("int32")));
+}
+
+TEST(BuildProgram, KnowsWhichModelsHaveAProgram) {
+  const auto has = [](const ModelSpec& spec) { return has_program(*make_model(spec)); };
+  for (const ResidualPolicy policy : {ResidualPolicy::identity, ResidualPolicy::both})
+    EXPECT_TRUE(has(spec_of("resnet20", 8, 8, policy)));
+  EXPECT_FALSE(has(spec_of("resnet20", 8, 8, ResidualPolicy::none)));
+  EXPECT_TRUE(has(spec_of("mlp", 8, 8, ResidualPolicy::none))) << "it has no residual stream";
+  for (const char* layer : {"conv1", "layer1.0.conv2", "avgpool", "fc"})
+    for (const bool weights : {true, false}) {
+      ModelSpec spec = spec_of("resnet20", 8, 8, ResidualPolicy::identity);
+      spec.quant.overrides = [&](const std::string& name, QuantSpec& w, QuantSpec& a) {
+        if (name == layer) (weights ? w : a).kind = "none";
+      };
+      const bool unused = std::string(layer) == (weights ? "avgpool" : "fc");
+      EXPECT_EQ(has(spec), unused) << layer << weights;
+    }
 }
 
 }  // namespace

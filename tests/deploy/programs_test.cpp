@@ -161,7 +161,8 @@ Program small_resnet(uint64_t seed, const Widths& widths) {
   body.residual = pooled;
   const int second = make.conv(first, body);
   ProgramMaker::ConvChoice down = body;
-  down.residual = -1, down.stride = 2, down.out = widths.channels + 2;
+  down.residual = -1, down.stride = 2;
+  down.out = widths.channels % 16 == 0 ? 2 * widths.channels : widths.channels + 2;
   const int third = make.conv(second, down);
   ProgramMaker::ConvChoice skip = down;
   skip.kernel = 1, skip.padding = 0, skip.lo = -s_hi, skip.hi = s_hi;

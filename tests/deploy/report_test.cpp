@@ -22,6 +22,17 @@ TEST(Report, CountsBitsOfCodeRanges) {
   EXPECT_EQ(bits_of(0, 3), 2);
 }
 
+TEST(Report, CountsTheMultiplicationsOfGroups) {
+  ProgramMaker make(1, 8, 8);
+  const int wide = make.conv(0, {.out = 6, .lo = 0, .hi = 15});
+  const int grouped = make.conv(wide, {.out = 4, .groups = 2, .lo = 0, .hi = 15});
+  const Program program = make.classifier(make.average_pool(grouped, 0, 127), 3);
+  EXPECT_EQ(multiplications(program.instructions[1]), 8 * 8 * 6 * (9 * 3));
+  EXPECT_EQ(multiplications(program.instructions[2]), 8 * 8 * 4 * (9 * 3));
+  EXPECT_EQ(multiplications(program.instructions[3]), 0);
+  EXPECT_EQ(multiplications(program.instructions[4]), 3 * 4);
+}
+
 TEST(Report, ShowsEveryLayerAndTheTotals) {
   ProgramMaker make(1, 8, 8);
   const int a =

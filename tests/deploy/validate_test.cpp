@@ -218,6 +218,22 @@ TEST(Validate, RefusesSumsThatLeaveInt32) {
   }
 }
 
+TEST(Validate, RefusesPoolsWhoseSumsLeaveInt32) {
+  const auto message = [](int64_t height, int64_t width) -> std::string {
+    ProgramMaker make(1, height, width);
+    const Program program =
+        make.classifier(make.average_pool(make.conv(0, {.out = 1, .lo = 0, .hi = 127}), 0, 127), 2);
+    try {
+      validate(program, "p");
+    } catch (const CheckpointError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(message(4096, 4095), "accepted");
+  EXPECT_THAT(message(4096, 4096), testing::HasSubstr("may sum codes beyond int32"));
+}
+
 TEST(Validate, KnowsSixteenSignificantBits) {
   for (const float r : {1.0f, 0.75f, 65535.0f, 1.0f / 65536, 32769.0f * 8})
     EXPECT_TRUE(has_16_significant_bits(r)) << r;

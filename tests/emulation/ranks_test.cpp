@@ -8,9 +8,7 @@
 #include "core/kernel/launch.h"
 #include "core/ops/ops.h"
 #include "distributed/buckets.h"
-#include "distributed/gpu_communicator.h"
-#include "distributed/launch.h"
-#include "tests/emulation/emulated_gpu.h"
+#include "tests/emulation/host_ranks.h"
 #include "tests/emulation/nccl.h"
 
 namespace qt {
@@ -18,21 +16,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr double timeout = 100;
-std::shared_ptr<Communicator> host_ranks;  // of all tests
-
-// Opens the communicator before the first test. Where a test has lost a rank, the process ends
-// without MPI's own end, which would wait for it.
-class Ranks : public ::testing::Environment {
- public:
-  void SetUp() override {
-    if (launcher().empty()) return;
-    host_ranks = make_communicator(timeout);
-  }
-  void TearDown() override;
-};
 const auto* const environment =
-    ::testing::AddGlobalTestEnvironment(std::make_unique<Ranks>().release());
+    ::testing::AddGlobalTestEnvironment(std::make_unique<RanksEnvironment>().release());
 
 struct Scaled {
   float factor;
@@ -52,38 +37,20 @@ int others_than(float wanted, const Tensor& x, Stream stream) {
   return count;
 }
 
-enum class Way { nccl, host_memory };
-
-std::unique_ptr<GpuCommunicator> communicator(Way way) {
-  std::unique_ptr<Collectives> collectives;
-  if (way == Way::nccl) {
-    const CollectivesModule module = load_nccl();
-    Collectives::Id id{};
-    if (host_ranks->writes()) id = module.make_id();
-    host_ranks->broadcast(id.data(), id.size(), "test");
-    collectives = module.open(id, host_ranks->rank(), host_ranks->world(), [] {});
-  }
-  return std::make_unique<GpuCommunicator>(host_ranks, std::move(collectives));
-}
-
-void Ranks::TearDown() {
-  if (!host_ranks) return;
-  emulator::reset();
-  communicator(Way::nccl)->close();
-}
-
 class RanksOnGpus : public EmulatedGpu {
  protected:
   void SetUp() override {
     EmulatedGpu::SetUp();
-    if (!host_ranks) GTEST_SKIP() << "to be started by mpirun";
+    if (!host_ranks()) GTEST_SKIP() << "to be started by mpirun";
   }
   // A fresh GPU for every rank, with the same order of work, and the communicator for it.
   static std::unique_ptr<GpuCommunicator> communicator(Way way, unsigned seed) {
     start(seed);
-    return qt::communicator(way);
+    return gpu_ranks(way);
   }
-  static float sum_of_ranks() { return float(host_ranks->world() * (host_ranks->world() + 1)) / 2; }
+  static float sum_of_ranks() {
+    return float(host_ranks()->world() * (host_ranks()->world() + 1)) / 2;
+  }
 };
 
 // A chain of parameters, the last of which is done first. Every gradient is made by a kernel from
@@ -124,10 +91,7 @@ struct Chain {
 constexpr GradientBuckets::Options small_buckets{.bytes = 2000, .first_bytes = 100};
 
 class WaysOfSums : public RanksOnGpus, public ::testing::WithParamInterface<Way> {};
-INSTANTIATE_TEST_SUITE_P(, WaysOfSums, ::testing::Values(Way::nccl, Way::host_memory),
-                         [](const auto& info) {
-                           return info.param == Way::nccl ? "ByNccl" : "ThroughHostMemory";
-                         });
+INSTANTIATE_TEST_SUITE_P(, WaysOfSums, ::testing::Values(Way::nccl, Way::host_memory), name_of_way);
 
 TEST_P(WaysOfSums, TensorsInGpuMemoryAreReplacedByTheSum) {
   for (unsigned seed = 0; seed < 6; ++seed) {
@@ -244,12 +208,12 @@ TEST_F(RanksOnGpus, NcclIsTakenWhereEveryRankHasAGpuOfItsOwn) {
     return std::make_unique<GpuCommunicator>(std::move(to), nullptr);
   };
   {
-    const auto ranks = with_gpus(forward(host_ranks));
+    const auto ranks = with_gpus(forward(host_ranks()));
     EXPECT_STREQ(ranks->name(), "nccl");
   }
   emulator::put_gpu_at("0000:01:00.0");  // the same for all
   {
-    const auto ranks = with_gpus(forward(host_ranks));
+    const auto ranks = with_gpus(forward(host_ranks()));
     EXPECT_STREQ(ranks->name(), "mpi");
     const GpuStream gpu;
     const UseStream use(gpu.stream());
@@ -257,7 +221,7 @@ TEST_F(RanksOnGpus, NcclIsTakenWhereEveryRankHasAGpuOfItsOwn) {
     ranks->start_sum(values, Wire::f32, "test")->wait();
     EXPECT_EQ(to_host(values, gpu.stream()).to_vector<float>()[9], float(2 * ranks->world()));
   }
-  EXPECT_EQ(local_rank(*host_ranks), host_ranks->rank());
+  EXPECT_EQ(local_rank(*host_ranks()), host_ranks()->rank());
 }
 
 // The last test of a process: nothing goes on after it. ctest looks for the text.

@@ -36,7 +36,7 @@ std::shared_ptr<PlainConvolutions> two_engines(double first, double second) {
 
 double number_in(const std::string& field) { return std::stod(field.substr(field.find(':') + 1)); }
 
-class EmulatedTrainingByTheCudaLibrary : public EmulatedTraining {
+class EmulatedTrainingByTheCudaLibrary : public TrainingRuns {
  protected:
   // Six steps, one line each; the fourth is recorded, it and the last two are replayed.
   static std::string six_steps() {

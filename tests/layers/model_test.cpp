@@ -292,6 +292,44 @@ TEST(Model, OverridesReachPoolsBlockInputsSumsAndTheClassifier) {
   }
 }
 
+TEST(Model, AnOverrideOfASumStandsAboveThatOfItsConvolution) {
+  ModelSpec spec = spec_of(4, ResidualPolicy::both);
+  spec.quant.overrides = [](const std::string& layer, QuantSpec&, QuantSpec& a) {
+    if (layer == "layer1.0.conv2") a.bits = 3;
+    if (layer == "layer1.0.conv2.add") a.bits = 6;
+  };
+  const auto specs = quantizers_of(spec);
+  EXPECT_EQ(specs.at("layer1.0.conv2.act_quant").bits, 3);
+  EXPECT_EQ(specs.at("layer1.0.conv2.add.act_quant").bits, 6);
+  EXPECT_FALSE(specs.at("layer1.0.conv2.add.act_quant").is_signed);
+  EXPECT_EQ(specs.at("layer1.1.conv2.add.act_quant").bits, 4);
+}
+
+// 2^31 is first reached by 133,145 products of 127 * 127: 133,128 fit and 134,832 do not.
+TEST(Model, SumsBeyondInt32AreRefusedByTheNameOfTheLayer) {
+  const auto refusal = [](int64_t image_size, const std::vector<int64_t>& hidden,
+                          const std::string& without = "") -> std::string {
+    ModelSpec spec = spec_of(8);
+    spec.name = "mlp";
+    spec.image_size = image_size;
+    spec.hidden = hidden;
+    spec.quant.overrides = [&](const std::string& name, QuantSpec& weights, QuantSpec&) {
+      if (name == without) weights.kind = "none";
+    };
+    try {
+      check_accumulators(*make_model(spec));
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(refusal(210, {1}), "accepted");
+  EXPECT_THAT(refusal(212, {1}), testing::StartsWith("layer 'linear0': 134832 products"));
+  EXPECT_EQ(refusal(212, {1}, "linear0"), "accepted") << "without codes there are no int32 sums";
+  EXPECT_THAT(refusal(2, {133200}), testing::StartsWith("layer 'fc': 133200 products"));
+  EXPECT_THAT(refusal(2, {133200, 1}), testing::StartsWith("layer 'linear1': 133200 products"));
+}
+
 // Without codes the policies are one network.
 TEST(Model, ResidualPoliciesAgreeInFloat) {
   std::vector<std::vector<double>> logits;

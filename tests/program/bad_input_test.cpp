@@ -16,18 +16,6 @@ class BadInput : public ProgramTest {
     return count;
   }
 
-  // Two classes of 12 valid pictures (PPM), train and test.
-  std::string picture_folder() const {
-    for (const char* split : {"train", "test"})
-      for (const char* name : {"apple", "pear"})
-        for (int i = 0; i < 12; ++i) {
-          std::string pixels = "P6\n16 16\n255\n";
-          for (int p = 0; p < 16 * 16 * 3; ++p) pixels += char((p * 7 + i * 13 + name[0]) % 251);
-          write(std::string("pictures/") + split + "/" + name + "/" + std::to_string(i) + ".ppm",
-                pixels);
-        }
-    return path("pictures");
-  }
   std::vector<std::string> on_pictures(const std::vector<std::string>& more = {}) const {
     std::vector<std::string> all = {"data.kind=imagefolder", "data.path=" + path("pictures"),
                                     "train.batch=8"};

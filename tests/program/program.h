@@ -73,6 +73,20 @@ class ProgramTest : public ::testing::Test {
     return all;
   }
 
+  // A data set of valid pictures (PPM, 16 x 16): `pictures` for each class in train and in test.
+  std::string picture_folder(const std::vector<std::string>& classes = {"apple", "pear"},
+                             int pictures = 12) const {
+    for (const char* split : {"train", "test"})
+      for (const std::string& name : classes)
+        for (int i = 0; i < pictures; ++i) {
+          std::string pixels = "P6\n16 16\n255\n";
+          for (int p = 0; p < 16 * 16 * 3; ++p) pixels += char((p * 7 + i * 13 + name[0]) % 251);
+          write(std::string("pictures/") + split + "/" + name + "/" + std::to_string(i) + ".ppm",
+                pixels);
+        }
+    return path("pictures");
+  }
+
   // Starts the program; limits: shell commands before it ("ulimit -f 8").
   pid_t start(const std::vector<std::string>& arguments, const std::string& limits = "") const {
     std::string command = limits.empty() ? "exec " : limits + "; exec ";
@@ -85,6 +99,18 @@ class ProgramTest : public ::testing::Test {
       _exit(127);
     }
     return process;
+  }
+  // Shell commands; "$QATTRAIN" is the program. The last command's exit code.
+  Result shell(const std::string& commands) const {
+    const std::string text = "exec >" + quoted(path("output.txt")) +
+                             " 2>&1; QATTRAIN=" + quoted(program_path()) + "; cd " +
+                             quoted(path("")) + "; " + commands;
+    const pid_t process = fork();
+    if (process == 0) {
+      execl("/bin/sh", "sh", "-c", text.c_str(), nullptr);
+      _exit(127);
+    }
+    return wait(process);
   }
   Result wait(pid_t process) const {
     int status = 0;

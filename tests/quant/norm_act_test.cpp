@@ -361,7 +361,7 @@ TEST(NormAct, OneValuePerChannelHasNoStatistics) {
   try {
     norm_act_real(args, {.mode = ForwardMode::float32, .training = true});
     FAIL() << "accepted";
-  } catch (const InternalError& error) {
+  } catch (const ConfigError& error) {
     EXPECT_THAT(error.what(), HasSubstr("layer1.0.conv2: batch statistics need more than one"));
   }
 }

@@ -156,11 +156,11 @@ TEST(Quantizer, ObservesInThePassesOfItsKindOnly) {
 }
 
 // The gradient of the step of a tensor of 4 samples with 6 features each.
-double step_gradient_of(const QuantSpec& spec) {
+double step_gradient_of(const QuantSpec& spec, const Pass& pass = {}) {
   const auto lsq = make_quantizer(spec, 1);
   lsq->step()->set(Tensor::full({1}, 0.25f));
   const Var x(floats({4, 6}, 1), true);
-  Tape::current().backward(lsq->quantize(x, {}), floats({4, 6}, 2));
+  Tape::current().backward(lsq->quantize(x, pass), floats({4, 6}, 2));
   return double(lsq->step()->var.grad().data<float>()[0]);
 }
 
@@ -169,6 +169,10 @@ TEST(Lsq, CountsFeaturesOfOneSampleOrAllElements) {
                elements = step_gradient_of({.bits = 4, .count_elements = true});
   ASSERT_NE(features, 0);
   EXPECT_NEAR(features / elements, 2, 1e-5) << "sqrt(4 samples)";
+  // Where this rank has 4 of 36 samples, elements are those of all.
+  const Pass of_nine{.samples_per_sample = 9};
+  EXPECT_NEAR(step_gradient_of({.bits = 4, .count_elements = true}, of_nine), elements / 3, 1e-6);
+  EXPECT_EQ(step_gradient_of({.bits = 4}, of_nine), features);
 }
 
 // Sums of codes, as an average pool hands them over: x stands for x * scale.

@@ -1,5 +1,5 @@
-// tests/support/places.cpp -- the only file that holds paths of the build, so that a compiler's cache
-// serves all others in every copy of the tree.
+// tests/support/places.cpp -- the only file that holds paths of the build, so that a compiler's
+// cache serves all others in every copy of the tree.
 #include "tests/support/places.h"
 
 #include <cstdlib>

@@ -170,6 +170,83 @@ TEST(Experiment, AnOverrideThatMatchesNoLayerIsRefusedWithTheNames) {
   }
 }
 
+// What building the network of this config says.
+std::string refusal_of_network(const std::string& yaml, int side = 16) {
+  Experiment e;
+  load_config_text(e, yaml, "test.yaml");
+  try {
+    build_model(e, MemorySet(side, side));
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(Experiment, OverridesReachResidualAdditionsByPattern) {
+  Experiment e;
+  load_config_text(e,
+                   "model: {name: resnet20}\n"
+                   "quant: {residual: both, overrides: {'*.add': {activations: {bits: 5}}}}\n",
+                   "test.yaml");
+  int sums = 0;
+  const auto model = build_model(e, MemorySet(16, 16));
+  for (const Model::Step& step : model->steps()) {
+    if (auto* sum = dynamic_cast<AddUnit*>(step.layer.get())) {
+      EXPECT_EQ(sum->activation_quantizer().spec().bits, 5) << step.name;
+      ++sums;
+    }
+    if (auto* unit = dynamic_cast<ConvUnit*>(step.layer.get()))
+      EXPECT_EQ(unit->activation_quantizer().spec().bits, 8) << step.name;
+  }
+  EXPECT_EQ(sums, 9);
+}
+
+TEST(Experiment, APatternThatMatchesNothingSuggestsOneThatDoes) {
+  const auto suggestion = [](const std::string& pattern, const std::string& residual = "identity") {
+    return refusal_of_network("model: {name: resnet20}\nquant: {residual: " + residual +
+                              ", overrides: {'" + pattern + "': {weights: {bits: 3}}}}\n");
+  };
+  EXPECT_NE(suggestion("layer1.0.cov1").find("did you mean 'layer1.0.conv1'?"), std::string::npos);
+  EXPECT_NE(suggestion("*.conv3").find("did you mean '*.conv"), std::string::npos);
+  EXPECT_NE(suggestion("*.ad", "both").find("did you mean '*.add'?"), std::string::npos);
+  EXPECT_EQ(suggestion("*.add", "both"), "accepted");
+  // Layers that have nothing to override are not offered.
+  const std::string pool = suggestion("flatten");
+  EXPECT_NE(pool.find("no layer matches 'flatten'"), std::string::npos);
+  EXPECT_EQ(pool.find("image"), std::string::npos) << pool;
+}
+
+// Each would overflow where it is used, steps or minutes later.
+TEST(Experiment, RefusesValuesThatCannotBeMeant) {
+  for (const char* yaml :
+       {"data: {std: [1e-300, 1, 1]}\n", "data: {std: [58, 57, 57]}\n",
+        "data: {cache_megabytes: 9223372036854775807}\n", "distributed: {timeout: 1e300}\n",
+        "distributed: {bucket_megabytes: 1e300}\n",
+        "train: {qat: {schedule: {warmup_epochs: 1e300}}}\n"})
+    EXPECT_NE(refusal(yaml).find(", want "), std::string::npos) << yaml;
+  EXPECT_NE(refusal("quant: {overrides: {conv1: {activations: {unsigned_full: true}}}}\n")
+                .find("quant.overrides.conv1.activations.unsigned_full"),
+            std::string::npos);
+}
+
+TEST(Experiment, OverridesWithoutCodesNeedFakeQuantization) {
+  const std::string none = "quant: {overrides: {fc: {weights: {kind: none}}}}\n";
+  EXPECT_NE(refusal(none).find("quant.overrides.fc.weights.kind"), std::string::npos);
+  EXPECT_NE(refusal("train: {forward: exact_float}\n" + none).find("fake_quant"),
+            std::string::npos);
+  EXPECT_NE(refusal("quant: {overrides: {conv1: {activations: {kind: none}}}}\n")
+                .find("quant.overrides.conv1.activations.kind"),
+            std::string::npos);
+  EXPECT_EQ(refusal("train: {forward: fake_quant}\n" + none), "");
+  EXPECT_EQ(refusal("train: {qat: {epochs: 0}}\n" + none), "") << "nothing is quantized";
+}
+
+TEST(Experiment, SumsBeyondInt32AreRefusedBeforeTrainingUnlessItIsInFloat) {
+  const std::string mlp = "model: {name: mlp, hidden: [2]}\n";
+  EXPECT_NE(refusal_of_network(mlp, 212).find("layer 'linear0'"), std::string::npos);
+  EXPECT_EQ(refusal_of_network(mlp + "train: {qat: {epochs: 0}}\n", 212), "accepted");
+}
+
 TEST(Experiment, PicturesMustBeSquare) {
   Experiment e;
   EXPECT_THROW(build_model(e, MemorySet(16, 20)), ConfigError);

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "core/device/memory.h"
@@ -35,12 +36,14 @@ TEST(TrainState, ComesBackFromJson) {
   state.best_top1 = 100.0 / 3;
   state.projections = 11, state.seed = 12, state.threads = 2;
   state.library = "onednn", state.config_hash = "abc", state.program_version = "0.1";
+  state.phases = {"float", "qat"};
   state.engines = {{"convolution of codes 1x2x2x16 -> 16", "cuDNN 9.19.0 engine 38 (choice 2)"}};
   const TrainState back = state_from_json(to_json(state), "here");
   EXPECT_EQ(to_json(back), to_json(state));
-  EXPECT_EQ(back.engines, state.engines);
   EXPECT_EQ(back.meter.loss, 0.1 + 0.2);  // bit for bit
   EXPECT_EQ(*back.best_top1, 100.0 / 3);
+  EXPECT_EQ(back.phases, state.phases);
+  EXPECT_EQ(back.engines, state.engines);
 }
 
 TEST(TrainState, RefusesWhatItDidNotWrite) {
@@ -52,6 +55,65 @@ TEST(TrainState, RefusesWhatItDidNotWrite) {
       EXPECT_NE(std::string(e.what()).find("step-00000001/state.json"), std::string::npos);
     }
   }
+}
+
+std::string refusal_of_state(const std::string& text) {
+  try {
+    state_from_json(text, "here");
+  } catch (const CheckpointError& e) {
+    return e.what();
+  }
+  return "accepted";
+}
+
+TrainState some_state() {
+  TrainState state;
+  state.at = {.phase = 1, .epoch = 2, .step = 3, .epochs_done = 4, .steps_done = 567};
+  state.meter = {.loss = 0.25, .correct = 5, .images = 7};
+  state.threads = 2, state.phases = {"float", "qat"};
+  return state;
+}
+
+TEST(TrainState, NamesTheKeyThatIsMissingOrOfAnotherKind) {
+  const auto good = nlohmann::json::parse(to_json(some_state()));
+  for (const auto& [key, value] : good.items()) {
+    const std::string name = "'" + key + "'";
+    for (const nlohmann::json& wrong :
+         {nlohmann::json(-1), nlohmann::json(1.5), nlohmann::json("no"), nlohmann::json(1e300),
+          nlohmann::json::array({1}), nlohmann::json(true), nlohmann::json()}) {
+      if (wrong.type() == value.type() || (key == "best_top1" && wrong.is_number())) continue;
+      auto changed = good;
+      changed[key] = wrong;
+      const std::string refused = refusal_of_state(changed.dump());
+      if (!(key == "best_top1" && wrong.is_null()))
+        EXPECT_TRUE(refused.starts_with("here/state.json") &&
+                    refused.find(name) != std::string::npos)
+            << key << " " << wrong << ": " << refused;
+    }
+    auto less = good;
+    less.erase(key);
+    if (key != "world" && key != "phases" && key != "engines" &&
+        key != "skipped")  // not in early checkpoints
+      EXPECT_EQ(refusal_of_state(less.dump()), "here/state.json cannot be read: it has no " + name);
+  }
+  auto changed = good;
+  changed["meter"].erase("loss");
+  EXPECT_EQ(refusal_of_state(changed.dump()),
+            "here/state.json: 'meter' cannot be read: it has no 'loss'");
+  changed = good, changed["threads"] = 1000000;
+  EXPECT_NE(refusal_of_state(changed.dump()).find("'threads' is 1000000"), std::string::npos);
+}
+
+TEST(TrainState, IsRefusedAtEveryTruncationAndSurvivesEveryFlippedByte) {
+  const std::string good = to_json(some_state());
+  for (size_t size = 0; size + 2 < good.size(); ++size)
+    EXPECT_NE(refusal_of_state(good.substr(0, size)), "accepted") << size;
+  for (size_t i = 0; i < good.size(); ++i)
+    for (const char byte : {'\0', '"', '{', '9', '\xff'}) {
+      std::string changed = good;
+      changed[i] = byte;
+      refusal_of_state(changed);  // throws nothing else
+    }
 }
 
 TEST(Durations, AreReadAsPeopleWriteThem) {
@@ -120,6 +182,14 @@ TEST(Evaluate, CountsLossAndTopOneOverAllPicturesInOrder) {
   }
 }
 
+TEST(Evaluate, LogitsOfOtherClassesAreRefused) {
+  const auto two = [](const Tensor& images) {
+    return Tensor::zeros({images.dim(0), 2}, DType::f32);
+  };
+  EXPECT_THROW(evaluate(std::make_shared<ColourSet>(10), two, {.loader = {.batch = 5}}),
+               InternalError);
+}
+
 TEST(Evaluate, TheLimitHoldsWithinABatch) {
   const auto set = std::make_shared<ColourSet>(10);
   const Evaluation e = evaluate(set, logits_by_colour, {.loader = {.batch = 4}, .limit = 6});
@@ -159,6 +229,20 @@ TEST(LayerStatistics, CountClippedValuesAndUsedCodes) {
   EXPECT_EQ(count, 8);
   EXPECT_EQ(s.histogram.left.front(), -9);
   EXPECT_NEAR(s.histogram.right.back(), 100, 1e-9);
+}
+
+// What rounds to the outermost code is within its half step, not clipped.
+TEST(LayerStatistics, ClippingBeginsHalfAStepBeyondTheOutermostCodes) {
+  const auto clipped = [](float value, int8_t code) {
+    const Tensor real = Tensor::full({1}, value);
+    const Tensor codes =
+        Tensor::of(Shape{1}, std::vector<int8_t>{code}).with_scale(Tensor::full({1}, 2.0f), -3, 3);
+    return statistics_of("x", real, codes).clipped;
+  };
+  EXPECT_EQ(clipped(2 * 3.4f, 3), 0);
+  EXPECT_EQ(clipped(2 * 3.6f, 3), 1);
+  EXPECT_EQ(clipped(2 * -3.4f, -3), 0);
+  EXPECT_EQ(clipped(2 * -3.6f, -3), 1);
 }
 
 TEST(LayerStatistics, UsesEachChannelsStepAndForgivesRelu) {

@@ -66,8 +66,8 @@ QT_INLINE I16x16 all_pairs(const int16_t* p) {
   memcpy(&pair, p, sizeof pair);
   return I16x16(_mm256_set1_epi32(pair));
 }
-// Signed lanes divided by 4 (exact where they are multiples of it), as floats.
-QT_INLINE F32x8 quarter(U32x8 v) { return _mm256_cvtepi32_ps(_mm256_srai_epi32(__m256i(v), 2)); }
+// Signed lanes divided by 4 (exact where they are multiples of it).
+QT_INLINE U32x8 quarter(U32x8 v) { return U32x8(_mm256_srai_epi32(__m256i(v), 2)); }
 
 // Eight registers of eight 32-bit lanes, transposed in place.
 QT_INLINE void transpose(F32x8 (&r)[8]) {

@@ -2,7 +2,10 @@
 // kernel, on any x86 CPU with AVX2. Beside oneDNN for what its AVX2 kernels are slow at: gradients
 // of convolutions with a stride.
 #pragma once
-#include "core/library/library.h"
+#include <memory>
+
+#include "core/library/arguments.h"
+#include "core/library/code_convolution.h"
 
 namespace qt::direct {
 
@@ -18,5 +21,11 @@ bool is_faster(Operation operation, const Conv2dShape& shape);
 Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
 Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape);
 Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape);
+
+// On codes: exact, in integers. Whether these kernels compute such a convolution: one group, no
+// dilation, output channels in multiples of 16, weights that fit int8.
+bool computes_codes(const Conv2dShape& shape, const CodeRange& w);
+std::unique_ptr<CodeConvolution> prepare_codes(const CodeRange& x, const Tensor& w,
+                                               const Conv2dShape& shape);
 
 }  // namespace qt::direct

@@ -9,8 +9,6 @@ namespace {
 // Below this many tiles the transformed weights, several times larger than the weights, are read
 // for too few products.
 constexpr int64_t fewest_tiles = 24;
-// oneDNN's int8 kernels need no transforms, which weigh most where channels are few.
-constexpr int64_t fewest_channels_against_bytes = 64, fewest_pixels_against_bytes = 64;
 
 }  // namespace
 
@@ -19,12 +17,8 @@ bool computes(const Conv2dShape& s) {
          s.padding <= 2 && s.c % 16 == 0 && s.k % 16 == 0;
 }
 
-bool is_faster(Operation operation, const Conv2dShape& shape, bool direct_is_exact) {
+bool is_faster(Operation operation, const Conv2dShape& shape) {
   if (!computes(shape)) return false;
-  const int64_t pixels = shape.out_h() * shape.out_w();
-  if (operation == Operation::conv2d_codes)
-    return !direct_is_exact || (std::min(shape.c, shape.k) >= fewest_channels_against_bytes &&
-                                pixels >= fewest_pixels_against_bytes);
   const bool to_x = operation == Operation::conv2d_backward_data;
   const TileGrid grid{shape.n, to_x ? shape.h : shape.out_h(), to_x ? shape.w : shape.out_w(),
                       float_tile};
@@ -33,8 +27,18 @@ bool is_faster(Operation operation, const Conv2dShape& shape, bool direct_is_exa
   return grid.tiles() >= fewest_tiles && 2 * inside >= grid.tiles() * float_tile * float_tile;
 }
 
-std::string kernel_name(Operation operation) {
-  return operation == Operation::conv2d_codes ? "winograd F(2x2, 3x3)" : "winograd F(4x4, 3x3)";
+// Both are faster than every direct kernel, from 16 channels and one picture on. Where few pixels
+// of the last tiles lie inside the picture, small tiles need fewer products.
+int64_t faster_tile(const Conv2dShape& shape, const CodeRange& x, const CodeRange& w) {
+  if (!computes(shape) || !stays_exact(shape, x.magnitude(), w.magnitude())) return 0;
+  const auto products = [&](int64_t tile) {
+    const TileGrid grid{shape.n, shape.out_h(), shape.out_w(), tile};
+    return grid.tiles() * (tile + 2) * (tile + 2);
+  };
+  if (fits(4, x, w) && products(4) < products(2)) return 4;
+  return fits(2, x, w) ? 2 : 0;
 }
+
+std::string kernel_name(int64_t tile) { return tile == 2 ? "F(2x2, 3x3)" : "F(4x4, 3x3)"; }
 
 }  // namespace qt::winograd

@@ -52,8 +52,9 @@ struct BlockPlan {
   int64_t tiles, block;  // tiles in all, and in a block at most
   bool shared;
 
-  static BlockPlan of(int64_t tiles, int64_t weight_bytes, int64_t tile_bytes) {
-    constexpr int64_t own_weights = 3 << 20, scratch = 16 << 20;
+  static BlockPlan of(int64_t tiles, int64_t weight_bytes, int64_t tile_bytes,
+                      int64_t scratch = 16 << 20) {
+    constexpr int64_t own_weights = 3 << 20;
     constexpr int64_t few = tiles_at_a_time;
     if (weight_bytes > own_weights)
       return {tiles, std::clamp<int64_t>(scratch / tile_bytes, few, tiles + few), true};

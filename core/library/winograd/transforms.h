@@ -1,5 +1,6 @@
 // core/library/winograd/transforms.h -- the transforms of F(4x4, 3x3) on real numbers and
-// F(2x2, 3x3) on integers (Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks").
+// F(2x2, 3x3) and F(4x4, 3x3) on integers (Lavin & Gray 2016, "Fast Algorithms for Convolutional
+// Neural Networks").
 //
 //   y = A^T [ (G g G^T) * (B^T d B) ] A     for one tile: d its input pixels, g the 3x3 weights
 //
@@ -98,9 +99,7 @@ struct WeightGradientLine {  // G^T du, the adjoint of WeightLine
 
 // ---- F(2x2, 3x3) on codes, exact: 16 products for 36. G is doubled, so that u holds integers and
 // y comes out four times too large ----
-constexpr int code_tile = 2, code_side = 4, code_points = code_side * code_side;
-
-struct CodeInputLine {  // B^T d; |v| grows by 2, by 4 in both directions
+struct SmallInputLine {  // B^T d; |v| grows by 2, by 4 in both directions
   static constexpr int from = 4, to = 4;
   QT_INLINE static void apply(const I16x16 (&d)[4], I16x16 (&v)[4]) {
     v[0] = d[0] - d[2];
@@ -110,7 +109,7 @@ struct CodeInputLine {  // B^T d; |v| grows by 2, by 4 in both directions
   }
 };
 
-struct CodeWeightLine {  // 2 G g; |u| grows by 3, by 9 in both directions
+struct SmallWeightLine {  // 2 G g; |u| grows by 3, by 9 in both directions
   static constexpr int from = 3, to = 4;
   QT_INLINE static void apply(const I16x16 (&g)[3], I16x16 (&u)[4]) {
     const I16x16 even = g[0] + g[2];
@@ -121,11 +120,58 @@ struct CodeWeightLine {  // 2 G g; |u| grows by 3, by 9 in both directions
   }
 };
 
-struct CodeOutputLine {  // A^T m, modulo 2^32: only the result must fit
+struct SmallOutputLine {  // A^T m, modulo 2^32: only the result must fit
   static constexpr int from = 4, to = 2;
   QT_INLINE static void apply(const U32x8 (&m)[4], U32x8 (&y)[2]) {
     y[0] = m[0] + (m[1] + m[2]);
     y[1] = (m[1] - m[2]) - m[3];
+  }
+};
+
+// ---- F(4x4, 3x3) on codes, exact: 36 products for 144 ----
+//
+// Interpolation points 0, 1, -1, 2, 1/2, infinity. The usual ones (+2 and -2 instead of 2 and 1/2)
+// have the denominators 4, 6 and 24: eight times an odd number in each direction, so that of a sum
+// modulo 2^32 only 26 bits would survive. Here the six points fall into the three residue classes
+// of the projective line modulo 2, two into each, and points of a class differ by two times an odd
+// number: the denominators are 2 and 18 at most. With integer B and G, A comes out 18 times too
+// large, y 18^2 = 4 * 81 times.
+struct LargeInputLine {  // B^T d
+  static constexpr int from = 6, to = 6;
+  QT_INLINE static void apply(const I16x16 (&d)[6], I16x16 (&v)[6]) {
+    const I16x16 p = d[1] - d[3], q = d[4] - d[2];
+    v[0] = (d[4] - d[0]) * 2 + p * 5;
+    v[1] = (d[1] + d[4]) * 2 - (d[2] + d[3]) * 3;
+    v[2] = (d[4] - d[1]) * 2 + (d[2] - d[3]) * 7;
+    v[3] = p + q * 2;
+    v[4] = p * 2 + q;
+    v[5] = (d[5] - d[1]) * 2 - q * 5;
+  }
+};
+
+struct LargeWeightLine {  // G g; |u| grows by 7, by 49 in both directions
+  static constexpr int from = 3, to = 6;
+  QT_INLINE static void apply(const I16x16 (&g)[3], I16x16 (&u)[6]) {
+    const I16x16 even = g[0] + g[2];
+    u[0] = g[0];
+    u[1] = even + g[1];
+    u[2] = even - g[1];
+    u[3] = g[0] + g[1] * 2 + g[2] * 4;
+    u[4] = g[0] * 4 + g[1] * 2 + g[2];
+    u[5] = g[2];
+  }
+};
+
+struct LargeOutputLine {  // 18 A^T m, modulo 2^32
+  static constexpr int from = 6, to = 4;
+  QT_INLINE static void apply(const U32x8 (&m)[6], U32x8 (&y)[4]) {
+    const U32x8 m1 = (m[1] << 3) + m[1];
+    const U32x8 even = m[2] - m1, odd = m[2] + m1;
+    const U32x8 m3 = m[3] + m[3], m4 = m[4] + m[4];
+    y[0] = (even + m[3]) + ((m4 << 2) - ((m[0] << 3) + m[0]));
+    y[1] = (m3 + (m4 << 1)) - odd;
+    y[2] = even + ((m3 << 1) + m4);
+    y[3] = ((m3 << 2) + m[4]) + (((m[5] << 3) + m[5]) - odd);
   }
 };
 

@@ -2,6 +2,7 @@
 // operations.
 //
 //   build/cpu/kernel_bench --benchmark_filter='cifar_resnet18.*backward_weights'
+//   build/cpu/kernel_bench --choices     only says which kernel each layer gets
 //
 // of_peak and of_copy are shares of the multiply-add peak and the copy bandwidth in the heading,
 // both measured by this program. Winograd kernels may exceed the peak: operations are those of the
@@ -14,6 +15,10 @@
 int main(int argc, char** argv) {
   using namespace qt;
   const int threads = pin_threads(0);
+  if (argc == 2 && argv[1] == std::string("--choices")) {
+    bench::print_choices();
+    return 0;
+  }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   const bench::Peak& peak = bench::peak();

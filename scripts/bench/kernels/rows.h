@@ -33,6 +33,9 @@ void add(const std::string& name, Function function, const Arguments&... argumen
       ->Unit(benchmark::kMillisecond);
 }
 
+// Which kernel the library runs on this machine for each operation of each layer.
+void print_choices();
+
 // Each registers its benchmarks.
 void add_convolutions();
 void add_fused_passes();

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <cerrno>
@@ -83,6 +84,29 @@ TEST_F(Files, AFullDeviceIsNamed) {
               AllOf(HasSubstr("/dev/full"), HasSubstr("No space left on device")));
 }
 
+TEST_F(Files, WhatIsWrittenToADeviceDoesNotReplaceIt) {
+  if (!files::exists("/dev/full")) GTEST_SKIP() << "no /dev/full on this system";
+  files::check_writable("/dev/full");
+  EXPECT_THAT(message_of<CheckpointError>([&] { files::write_atomically("/dev/full", "text"); }),
+              AllOf(HasSubstr("cannot write /dev/full"), HasSubstr("No space left on device")));
+  EXPECT_FALSE(files::exists("/dev/full.tmp"));
+  EXPECT_EQ(files::write_atomically("/dev/null", "text").bytes, 4u);
+  EXPECT_THAT(message_of<CheckpointError>([&] { files::InputFile("/dev/null"); }),
+              HasSubstr("not a regular file"));
+}
+
+TEST_F(Files, WhetherAFileCanBeWrittenIsToldWithoutWritingIt) {
+  spill(folder_ / "a", "old");
+  files::check_writable(folder_ / "a");
+  files::check_writable(folder_ / "b");
+  EXPECT_EQ(slurp(folder_ / "a"), "old");
+  EXPECT_EQ(files::list_folder(folder_.path()), std::vector<std::string>{"a"});
+  EXPECT_THAT(message_of<CheckpointError>([&] { files::check_writable(folder_ / "no/a"); }),
+              HasSubstr("No such file"));
+  EXPECT_THAT(message_of<CheckpointError>([&] { files::check_writable(folder_.path()); }),
+              HasSubstr("Is a directory"));
+}
+
 TEST_F(Files, MissingFoldersAndOddFilesAreNamed) {
   EXPECT_THAT(message_of<CheckpointError>([&] { files::read_all(folder_ / "none"); }),
               AllOf(HasSubstr(folder_ / "none"), HasSubstr("No such file")));
@@ -98,6 +122,12 @@ TEST_F(Files, MissingFoldersAndOddFilesAreNamed) {
   char out[8];
   EXPECT_THAT(message_of<CheckpointError>([&] { files::InputFile(folder_ / "a").read(2, out, 8); }),
               HasSubstr("ends at byte 5"));
+}
+
+TEST_F(Files, APipeIsNoFileToReadAndIsNotWaitedFor) {
+  ASSERT_EQ(mkfifo((folder_ / "pipe").c_str(), 0600), 0);
+  EXPECT_THAT(message_of<CheckpointError>([&] { files::InputFile(folder_ / "pipe"); }),
+              HasSubstr("not a regular file"));
 }
 
 TEST_F(Files, ARecordThatDoesNotFitIsCutOffAgain) {

@@ -153,7 +153,8 @@ TEST(IntegerConvolution, APlantedOffByOneIsSeen) {
 // Some exact kernel must be an integer one wherever codes are 7 bits after ReLU; floats may stand
 // in only elsewhere.
 TEST(IntegerConvolution, TheTraceSaysWhichKernelRan) {
-  const Conv2dShape shape{.n = 2, .h = 8, .w = 8, .c = 16, .k = 16, .r = 3, .s = 3, .padding = 1};
+  // Channels that none of our own kernels take.
+  const Conv2dShape shape{.n = 2, .h = 8, .w = 8, .c = 24, .k = 24, .r = 3, .s = 3, .padding = 1};
   const Tensor x = codes_of(shape.x_shape(), {0, 127}, Fill::uniform);
   const Tensor w = codes_of(shape.w_shape(), {-127, 127}, Fill::uniform);
   const LibraryTrace trace;
@@ -179,8 +180,9 @@ TEST(IntegerConvolution, NoCaseOfSevenBitCodesFallsBackToFloats) {
     onednn()->conv2d_codes(codes_of(shape.x_shape(), {0, 127}, Fill::uniform),
                            codes_of(shape.w_shape(), {-127, 127}, Fill::uniform), shape,
                            CodePath::integer);
-    EXPECT_EQ(trace.calls().at(0).arithmetic, "u8s8s32")
-        << shape.text() << ": " << trace.calls().at(0).kernel;
+    const std::string& arithmetic = trace.calls().at(0).arithmetic;
+    EXPECT_TRUE(arithmetic == "u8s8s32" || arithmetic == "s16s16s32")
+        << shape.text() << ": " << trace.calls().at(0).kernel << " " << arithmetic;
   }
 }
 

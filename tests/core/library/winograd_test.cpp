@@ -84,46 +84,111 @@ TEST(Winograd, GradientsTakeCodesAsNumbers) {
   }
 }
 
+// Sums of products of codes in tiles of that side, each rounded once.
+Tensor sums_of_codes(const Tensor& x, const Tensor& w, const Conv2dShape& shape, int64_t tile) {
+  return winograd::prepare_codes(w, shape, tile)->rounded_sums(x);
+}
+
 TEST(Winograd, ProductsOfCodesAreExact) {
-  for (const Conv2dShape& shape : winograd_cases())
-    for (const CodeRange x_range : {CodeRange{0, 255}, CodeRange{-128, 127}, CodeRange{0, 3}})
-      for (const CodeRange w_range : {CodeRange{-128, 127}, CodeRange{-1, 1}})
-        for (const Fill fill : all_fills()) {
-          const Tensor x = codes_of(shape.x_shape(), x_range, fill, 1);
-          const Tensor w = codes_of(shape.w_shape(), w_range, fill, 2);
-          ASSERT_EQ(count_differences(winograd::conv2d_codes(x, w, shape),
-                                      reference()->conv2d_codes(x, w, shape, CodePath::integer)),
-                    0)
-              << shape.text() << ", codes " << x_range.lo << ".." << x_range.hi << " and "
-              << w_range.lo << ".." << w_range.hi;
+  for (const int64_t tile : {2, 4})
+    for (const Conv2dShape& shape : winograd_cases())
+      for (const CodeRange x_range :
+           {CodeRange{0, 255}, CodeRange{-128, 127}, CodeRange{0, 127}, CodeRange{-101, 101},
+            CodeRange{0, 202}, CodeRange{-128, 74}, CodeRange{0, 3}})
+        for (const CodeRange w_range : {CodeRange{-128, 127}, CodeRange{-1, 1}}) {
+          if (!winograd::fits(tile, x_range, w_range)) continue;
+          for (const Fill fill : all_fills()) {
+            const Tensor x = codes_of(shape.x_shape(), x_range, fill, 1);
+            const Tensor w = codes_of(shape.w_shape(), w_range, fill, 2);
+            ASSERT_EQ(count_differences(sums_of_codes(x, w, shape, tile),
+                                        reference()->conv2d_codes(x, w, shape, CodePath::integer)),
+                      0)
+                << shape.text() << ", tiles of " << tile << ", codes " << x_range.lo << ".."
+                << x_range.hi << " and " << w_range.lo << ".." << w_range.hi;
+          }
         }
+}
+
+// The patterns that make transformed codes and weights largest: each code at the end of its range
+// that the signs of a transform point's coefficients ask for.
+TEST(Winograd, TransformsOfCodesFitAtTheirWorstPoints) {
+  const std::vector<int> lines_of_x[] = {{-2, 5, 0, -5, 2, 0}, {0, 2, -3, -3, 2, 0},
+                                         {0, -2, 7, -7, 2, 0}, {0, 1, -2, -1, 2, 0},
+                                         {0, 2, -1, -2, 1, 0}, {0, -2, 5, 0, -5, 2}};
+  const std::vector<int> lines_of_w[] = {{1, 0, 0}, {1, 1, 1}, {1, -1, 1},
+                                         {1, 2, 4}, {4, 2, 1}, {0, 0, 1}};
+  const Conv2dShape shape = three_by_three(1, 6, 6, 16, 16, 0);
+  const CodeRange w_range{-128, 127};
+  const auto fill = [](const Tensor& t, int64_t side, const std::vector<int>& down,
+                       const std::vector<int>& across, int channels, const CodeRange& range) {
+    for (int64_t i = 0; i < t.elements(); ++i) {
+      const int64_t pixel = i / channels % (side * side);
+      const int sign = down[size_t(pixel / side)] * across[size_t(pixel % side)];
+      static_cast<uint8_t*>(t.raw())[i] = uint8_t(sign > 0 ? range.hi : range.lo);
+    }
+  };
+  for (const CodeRange x_range : {CodeRange{0, 202}, CodeRange{-101, 101}, CodeRange{-128, 74}})
+    for (const auto& down : lines_of_x)
+      for (const auto& across : lines_of_x)
+        for (const auto& w_down : lines_of_w) {
+          const Tensor x = codes_of(shape.x_shape(), x_range, Fill::all_low);
+          const Tensor w = codes_of(shape.w_shape(), w_range, Fill::all_low);
+          fill(x, 6, down, across, 16, x_range);
+          fill(w, 3, w_down, w_down, 16, w_range);
+          ASSERT_TRUE(winograd::fits(4, x_range, w_range));
+          ASSERT_EQ(count_differences(sums_of_codes(x, w, shape, 4),
+                                      reference()->conv2d_codes(x, w, shape, CodePath::integer)),
+                    0);
+        }
+}
+
+TEST(Winograd, LargeTilesRefuseCodesWhoseTransformsLeaveInt16) {
+  const CodeRange w{-127, 127};
+  EXPECT_TRUE(winograd::fits(4, {0, 127}, w));
+  EXPECT_TRUE(winograd::fits(4, {0, 202}, w));
+  EXPECT_FALSE(winograd::fits(4, {0, 203}, w));
+  EXPECT_FALSE(winograd::fits(4, {-127, 127}, w));
+  EXPECT_FALSE(winograd::fits(4, {-203, -100}, w));  // padding is 0
+  EXPECT_TRUE(winograd::fits(2, {0, 255}, w));
+  EXPECT_TRUE(winograd::fits(2, {-128, 127}, {-128, 127}));
+  EXPECT_FALSE(winograd::fits(2, {0, 127}, {0, 255}));
 }
 
 // Partial sums wrap here many times over; the last bit counts because the sums lie above 2^24.
 TEST(Winograd, ProductsOfCodesAreExactUpToTheStatedBoundAndRefusedBeyond) {
-  const Conv2dShape shape = three_by_three(1, 3, 3, 1840, 16);
-  EXPECT_TRUE(winograd::stays_exact(shape, 255, 127));
-  for (const Fill fill : {Fill::all_high, Fill::ends}) {
-    const Tensor x = codes_of(shape.x_shape(), {0, 255}, fill, 1);
-    for (const CodeRange w_range : {CodeRange{-127, 127}, CodeRange{-127, -126}}) {
-      const Tensor w = codes_of(shape.w_shape(), w_range, fill, 2);
-      EXPECT_EQ(count_differences(winograd::conv2d_codes(x, w, shape),
-                                  reference()->conv2d_codes(x, w, shape, CodePath::integer)),
-                0);
+  struct Bound {
+    int64_t tile, channels;
+    int hi;  // of x
+  };
+  for (const Bound& bound : {Bound{2, 1840, 255}, Bound{4, 2320, 202}}) {
+    const Conv2dShape shape = three_by_three(1, 3, 3, bound.channels, 16);
+    EXPECT_TRUE(winograd::stays_exact(shape, bound.hi, 127));
+    for (const Fill fill : {Fill::all_high, Fill::ends}) {
+      const Tensor x = codes_of(shape.x_shape(), {0, bound.hi}, fill, 1);
+      for (const CodeRange w_range : {CodeRange{-127, 127}, CodeRange{-127, -126}}) {
+        const Tensor w = codes_of(shape.w_shape(), w_range, fill, 2);
+        EXPECT_EQ(count_differences(sums_of_codes(x, w, shape, bound.tile),
+                                    reference()->conv2d_codes(x, w, shape, CodePath::integer)),
+                  0);
+      }
     }
+    EXPECT_FALSE(
+        winograd::stays_exact(three_by_three(1, 3, 3, bound.channels + 16, 16), bound.hi, 127));
   }
-  EXPECT_FALSE(winograd::stays_exact(three_by_three(1, 3, 3, 1856, 16), 255, 127));
 }
 
 TEST(Winograd, GivesTheSameBitsWhateverTheNumberOfThreads) {
   for (const Conv2dShape& shape : winograd_cases()) {
     const Tensor x = random_floats(shape.x_shape(), 1), w = random_floats(shape.w_shape(), 2);
     const Tensor dy = random_floats(shape.y_shape(), 3);
+    const Tensor x_codes = codes_of(shape.x_shape(), {0, 127}, Fill::uniform, 4);
+    const Tensor w_codes = codes_of(shape.w_shape(), {-127, 127}, Fill::uniform, 5);
     const auto results = [&](int threads) {
       const UseThreads use(threads);
-      return std::vector<Tensor>{winograd::conv2d(x, w, shape),
-                                 winograd::conv2d_backward_data(dy, w, shape),
-                                 winograd::conv2d_backward_weights(x, dy, shape)};
+      return std::vector<Tensor>{
+          winograd::conv2d(x, w, shape), sums_of_codes(x_codes, w_codes, shape, 2),
+          sums_of_codes(x_codes, w_codes, shape, 4), winograd::conv2d_backward_data(dy, w, shape),
+          winograd::conv2d_backward_weights(x, dy, shape)};
     };
     const auto one = results(1);
     for (const int threads : {2, 3}) {
@@ -156,36 +221,37 @@ TEST(Winograd, ComputesOnlyWhatItWasWrittenFor) {
 // ---- the choice, held against the layers of the networks we ship ----
 struct Layer {
   Conv2dShape shape;
-  bool on_floats;      // Winograd for forward, both gradients
-  bool on_seven_bits;  // for codes that oneDNN multiplies exactly without VNNI
+  bool on_floats;  // Winograd for forward, both gradients
+  int64_t tile;    // on codes 0..127; 0: direct
 };
 
 TEST(WinogradChoice, IsTheTableOfTheKernelBenchmark) {
   const std::vector<Layer> table = {
-      {three_by_three(128, 32, 32, 3, 16), false, false},  // stem
-      {three_by_three(128, 32, 32, 16, 16), true, false},  // CIFAR ResNet-20
-      {three_by_three(128, 16, 16, 32, 32), true, false},
-      {three_by_three(128, 8, 8, 64, 64), true, true},
-      {three_by_three(64, 32, 32, 64, 64), true, true},  // CIFAR ResNet-18
-      {three_by_three(64, 16, 16, 128, 128), true, true},
-      {three_by_three(64, 8, 8, 256, 256), true, true},
-      {three_by_three(64, 4, 4, 512, 512), true, false},
-      {three_by_three(16, 56, 56, 64, 64), true, true},  // ImageNet ResNet-18
-      {three_by_three(16, 28, 28, 128, 128), true, true},
-      {three_by_three(16, 14, 14, 256, 256), true, true},
-      {three_by_three(16, 7, 7, 512, 512), true, false},
-      {three_by_three(64, 2, 2, 512, 512), false, false},  // mostly outside the picture
-      {three_by_three(1, 14, 14, 256, 256), false, true},  // too few tiles for the weights
+      {three_by_three(128, 32, 32, 3, 16), false, 0},  // stem
+      {three_by_three(128, 32, 32, 16, 16), true, 4},  // CIFAR ResNet-20
+      {three_by_three(128, 16, 16, 32, 32), true, 4},
+      {three_by_three(128, 8, 8, 64, 64), true, 4},
+      {three_by_three(64, 32, 32, 64, 64), true, 4},  // CIFAR ResNet-18
+      {three_by_three(64, 16, 16, 128, 128), true, 4},
+      {three_by_three(64, 8, 8, 256, 256), true, 4},
+      {three_by_three(64, 4, 4, 512, 512), true, 4},
+      {three_by_three(16, 56, 56, 64, 64), true, 4},  // ImageNet ResNet-18
+      {three_by_three(16, 28, 28, 128, 128), true, 4},
+      {three_by_three(16, 14, 14, 256, 256), true, 4},
+      {three_by_three(16, 7, 7, 512, 512), true, 4},
+      {three_by_three(64, 2, 2, 512, 512), false, 2},   // mostly outside the picture
+      {three_by_three(1, 14, 14, 256, 256), false, 4},  // too few tiles for the weights
   };
   for (const Layer& layer : table) {
-    const auto faster = [&](Operation operation, bool direct_is_exact = false) {
-      return winograd::is_faster(operation, layer.shape, direct_is_exact);
+    const auto faster = [&](Operation operation) {
+      return winograd::is_faster(operation, layer.shape);
     };
     EXPECT_EQ(faster(Operation::conv2d), layer.on_floats) << layer.shape.text();
     EXPECT_EQ(faster(Operation::conv2d_backward_data), layer.on_floats) << layer.shape.text();
     EXPECT_EQ(faster(Operation::conv2d_backward_weights), layer.on_floats) << layer.shape.text();
-    EXPECT_EQ(faster(Operation::conv2d_codes, true), layer.on_seven_bits) << layer.shape.text();
-    EXPECT_EQ(faster(Operation::conv2d_codes, false), layer.shape.c % 16 == 0)
+    EXPECT_EQ(winograd::faster_tile(layer.shape, {0, 127}, {-127, 127}), layer.tile)
+        << layer.shape.text();
+    EXPECT_EQ(winograd::faster_tile(layer.shape, {0, 255}, {-127, 127}), layer.tile ? 2 : 0)
         << layer.shape.text();
   }
 }
@@ -222,6 +288,7 @@ TEST(WinogradChoice, IsWhatTheLibraryRuns) {
   onednn()->conv2d_codes(codes, w_codes, shape, CodePath::integer);
   const bool on_codes = has_avx2() && effective_byte_products() != ByteProducts::vnni;
   EXPECT_EQ(codes_trace.calls().front().library, on_codes ? "winograd" : "onednn");
+  EXPECT_EQ(onednn()->prepare_conv2d_codes(codes, w_codes, shape) != nullptr, on_codes);
 }
 
 }  // namespace

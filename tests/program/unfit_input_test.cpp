@@ -1,0 +1,182 @@
+// tests/program/unfit_input_test.cpp -- things that are good each, and do not fit one another;
+// files that are pipes and devices.
+#include <nlohmann/json.hpp>
+
+#include "tests/program/program.h"
+
+namespace qt::program {
+namespace {
+
+class UnfitInput : public ProgramTest {
+ protected:
+  static bool has(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  }
+  static std::vector<std::string> letters(int count) {
+    std::vector<std::string> names;
+    for (int i = 0; i < count; ++i) names.emplace_back(1, char('a' + i));
+    return names;
+  }
+  std::vector<std::string> eval(const std::string& run,
+                                const std::vector<std::string>& more) const {
+    std::vector<std::string> all = {"eval", path(run)};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+};
+
+TEST_F(UnfitInput, AProgramIsNotEvaluatedOnOtherClassesOrOtherSizes) {
+  ASSERT_EQ(run(tiny({"train.float.epochs=0"})).code, 0);
+  const std::string model = "runs/run/export/model.qat";
+  const std::vector<std::string> pictures = {"data.kind=imagefolder",
+                                             "data.path=" + path("pictures")};
+  picture_folder(letters(8), 2);
+  EXPECT_FAILS(run(eval(model, pictures)), 3, "10 classes", "the data set has 8");
+  EXPECT_FAILS(run(eval("runs/run", pictures)), 4, "fc.weight", "8 classes");
+  picture_folder(letters(12), 2);  // labels 10 and 11 have no logit
+  EXPECT_FAILS(run(eval(model, pictures)), 3, "10 classes", "the data set has 12");
+  EXPECT_FAILS(run(eval("runs/run", pictures)), 4, "fc.weight", "12 classes");
+  std::vector<std::string> other = pictures;
+  other.insert(other.end(), {"train.float.epochs=0", "--resume=auto"});
+  const std::string config = read(path("runs/run/config.yaml"));
+  EXPECT_FAILS(run(tiny(other)), 4, "fc.weight", "12 classes");
+  EXPECT_EQ(read(path("runs/run/config.yaml")), config) << "the run is still what it was";
+  EXPECT_FAILS(run(eval(model, {"data.image_size=32"})), 3, "16x16", "32x32", "data.image_size");
+  for (const char* last : {"k", "l"}) {
+    fs::remove_all(path("pictures/train") + "/" + last);
+    fs::remove_all(path("pictures/test") + "/" + last);
+  }
+  const Result ten = run(eval(model, pictures));
+  EXPECT_EQ(ten.code, 0) << ten.output;
+  EXPECT_TRUE(has(ten.output, "warning: class 0 is 'angle'") && has(ten.output, "and 'a' in"))
+      << ten.output;
+}
+
+TEST_F(UnfitInput, ACheckpointIsNotContinuedInAnotherPhase) {
+  // --max-time 0s: stopped after the first step.
+  ASSERT_EQ(run(tiny({"--max-time", "0s"}, "float")).code, 75);
+  EXPECT_FAILS(run(tiny({"--resume=auto", "train.float.epochs=0"}, "float")), 4,
+               "stands in phase 1 of float, qat", "the phases of this config are: qat");
+  ASSERT_EQ(run(tiny({"--max-time", "0s", "train.float.epochs=0"}, "qat")).code, 75);
+  EXPECT_FAILS(run(tiny({"--resume=auto"}, "qat")), 4, "stands in phase 1 of qat",
+               "the phases of this config are: float, qat");
+  ASSERT_EQ(run(tiny({}, "both")).code, 0);
+  EXPECT_FAILS(run(tiny({"--resume=auto", "train.qat.epochs=0"}, "both")), 4,
+               "beyond the end of this config's training");
+  EXPECT_FAILS(run(tiny({"--resume=auto", "train.qat.epochs=3"}, "both")), 4, "after 2 epochs",
+               "in this config they have 4", "train.init_from");
+  // Another phase may follow what is complete.
+  ASSERT_EQ(run(tiny({"train.qat.epochs=0"}, "more")).code, 0);
+  const Result more = run(tiny({"--resume=auto"}, "more"));
+  EXPECT_EQ(more.code, 0) << more.output;
+  EXPECT_TRUE(has(more.output, "integer-program top-1")) << more.output;
+}
+
+TEST_F(UnfitInput, DataCountsAllBadPicturesAndDoesWhatTheConfigSays) {
+  picture_folder();
+  for (const char* file : {"train/pear/3.jpg", "train/pear/4.jpg", "test/apple/x.jpg"})
+    write(std::string("pictures/") + file, "\xff\xd8\xff\xe0 this is no picture");
+  const auto data = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"data", tiny_config(), "data.kind=imagefolder",
+                                    "data.path=" + path("pictures")};
+    all.insert(all.end(), more.begin(), more.end());
+    return run(all);
+  };
+  const auto names_all = [&](const std::string& text) {
+    for (const char* file : {"train/pear/3.jpg", "train/pear/4.jpg", "test/apple/x.jpg"})
+      EXPECT_TRUE(has(text, std::string("  bad: '") + path("pictures/") + file)) << text;
+  };
+  const Result stop = data({});
+  EXPECT_FAILS(stop, 3, "3 pictures cannot be read; data.on_error=skip");
+  names_all(stop.output);
+  const Result few = data({"data.on_error=skip"});
+  EXPECT_FAILS(few, 3, "2 of the 26 train pictures cannot be read", "data.max_bad_fraction = 0.01");
+  names_all(few.output);
+  const Result skip = data({"data.on_error=skip", "data.max_bad_fraction=0.1"});
+  EXPECT_EQ(skip.code, 0) << skip.output;
+  EXPECT_TRUE(has(skip.output, "3 pictures cannot be read and are skipped")) << skip.output;
+  names_all(skip.output);
+}
+
+TEST_F(UnfitInput, WhatCannotBeWrittenIsSaidAndTheResultIsNotLost) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full on this system";
+  ASSERT_EQ(run(tiny({"train.float.epochs=0"})).code, 0);
+  const Result full = run(eval("runs/run", {"--predictions", "/dev/full"}));
+  EXPECT_FAILS(full, 4, "cannot write /dev/full: No space left on device", "integer-program top-1");
+  EXPECT_TRUE(fs::is_character_file("/dev/full"));
+  const Result nowhere = run(eval("runs/run", {"--predictions", path("none/a.safetensors")}));
+  EXPECT_FAILS(nowhere, 4, "none/a.safetensors", "No such file");
+  EXPECT_FALSE(has(nowhere.output, "top-1")) << "it is known before the pictures are looked at";
+  for (const std::string verb :
+       {"eval runs/run", "inspect runs/run", "doctor", "data tiny.yaml", "tiny.yaml --dump-config",
+        "tiny.yaml --dry-run", "--help", "tiny.yaml --run-dir runs --name again --no-progress"})
+    EXPECT_FAILS(shell("\"$QATTRAIN\" " + verb + " >/dev/full"), 4,
+                 "error: standard output cannot be written: No space left on device");
+  EXPECT_FAILS(shell("\"$QATTRAIN\" eval runs/run --predictions p.safetensors >/dev/full"), 4,
+               "standard output");
+  EXPECT_TRUE(fs::exists(path("p.safetensors")));
+  // The run itself is complete.
+  EXPECT_TRUE(fs::exists(path("runs/again/export/model.qat")));
+  const Result closed = shell("\"$QATTRAIN\" tiny.yaml --run-dir runs --name closed >&- 2>&-");
+  EXPECT_EQ(closed.code, 0) << closed.output;
+  EXPECT_TRUE(final_bytes("closed") == final_bytes("again"));
+}
+
+TEST_F(UnfitInput, AConfigMayComeFromAPipe) {
+  tiny_config();
+  const std::string rest =
+      " train.float.epochs=0 --run-dir runs --no-progress --limit-train-batches 1";
+  const Result piped = shell("cat tiny.yaml | \"$QATTRAIN\" /dev/stdin" + rest);
+  EXPECT_EQ(piped.code, 0) << piped.output;
+  EXPECT_EQ(read(path("runs/run/config.orig.yaml")), read(path("tiny.yaml")));
+  const Result fifo = shell("mkfifo pipe; cat tiny.yaml >pipe & \"$QATTRAIN\" pipe" + rest);
+  EXPECT_EQ(fifo.code, 0) << fifo.output;
+  EXPECT_TRUE(fs::exists(path("runs/run-2/config.yaml")));
+  const Result data = shell("cat tiny.yaml | \"$QATTRAIN\" data /dev/stdin");
+  EXPECT_EQ(data.code, 0) << data.output;
+  const Result outside = shell(
+      "cp runs/run/export/model.qat .; cat tiny.yaml | \"$QATTRAIN\" eval model.qat --config "
+      "/dev/stdin");
+  EXPECT_EQ(outside.code, 0) << outside.output;
+  const Result typo = shell("echo 'trian: {}' | \"$QATTRAIN\" /dev/stdin");
+  EXPECT_FAILS(typo, 2, "/dev/stdin:1:1", "did you mean 'train'?");
+}
+
+TEST_F(UnfitInput, NumbersThatDoNotFitAreNotBentUntilTheyDo) {
+  EXPECT_FAILS(run(tiny({"--seed", "99999999999999999999"})), 2, "--seed", "99999999999999999999");
+  EXPECT_FAILS(run(tiny({"--limit-train-batches", "0"})), 2, "got '0', want an integer from 1 to");
+  EXPECT_FAILS(run({"eval", path("runs"), "--limit", "1x"}), 2, "--limit", "got '1x'");
+}
+
+TEST_F(UnfitInput, ABatchOfOneValuePerChannelIsRefused) {
+  EXPECT_FAILS(run(tiny({"model.name=mlp", "train.batch=1"})), 2, "linear0",
+               "more than one value per channel", "a larger batch");
+}
+
+TEST_F(UnfitInput, ANetworkOfAnotherQuantSectionIsNotTakenForAFloatOne) {
+  ASSERT_EQ(run(tiny({"train.float.epochs=0"})).code, 0);
+  EXPECT_FAILS(run(eval("runs/run", {"quant.residual=both"})), 4, "has no step for",
+               ".add.act_quant", "another quant section");
+}
+
+TEST_F(UnfitInput, LayersWithoutCodesAreSimulated) {
+  for (const std::string key : {"quant.overrides.fc={weights: {kind: none}}",
+                                "quant.overrides.conv1={weights: {kind: none}}",
+                                "quant.overrides.avgpool={activations: {kind: none}}",
+                                "quant.overrides.\"layer1.*\"={activations: {kind: none}}"}) {
+    EXPECT_FAILS(run(tiny({key}, "refused")), 2, "quant.overrides", "'none' needs",
+                 "train.forward=fake_quant");
+    const Result result = run(tiny(
+        {key, "train.forward=fake_quant", "train.float.epochs=0", "--limit-train-batches", "1"},
+        "none"));
+    EXPECT_EQ(result.code, 0) << result.output;
+    EXPECT_TRUE(has(result.output, "simulated top-1")) << result.output;
+    const Result again = run(eval("runs/none", {}));
+    EXPECT_EQ(again.code, 0) << again.output;
+    EXPECT_TRUE(has(again.output, "simulated top-1")) << again.output;
+    fs::remove_all(path("runs"));
+  }
+}
+
+}  // namespace
+}  // namespace qt::program
