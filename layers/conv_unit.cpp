@@ -49,6 +49,7 @@ Var ConvUnit::forward(const std::vector<Var>& in, const Pass& pass) {
                             .dilation = spec_.dilation,
                             .groups = spec_.groups,
                             .path = pass.path(),
+                            .forward = pass.forward(),
                             .backward = pass.backward};
   const Var w =
       pass.quantized() ? quantized_weight(weight_, *weight_quantizer_, pass) : weight_.var;

@@ -52,6 +52,7 @@ struct Pass {
   ForwardMode mode = ForwardMode::int8;
   bool training = false;   // batch statistics, running averages updated
   bool calibrate = false;  // quantizers choose their steps from what they see; nothing is recorded
+  Precision float_forward = Precision::f32;  // of convolutions where mode is float32
   Precision backward = Precision::f32;
   Health* health = nullptr;
   Observer* observer = nullptr;
@@ -61,6 +62,7 @@ struct Pass {
   float samples_per_sample = 1;
 
   bool quantized() const { return mode != ForwardMode::float32; }
+  Precision forward() const { return quantized() ? Precision::f32 : float_forward; }
   CodePath path() const {
     return mode == ForwardMode::exact_float ? CodePath::exact_float : CodePath::integer;
   }

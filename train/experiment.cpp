@@ -187,10 +187,22 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
   return model;
 }
 
+namespace {
+
+Precision precision_from(const std::string& name) {
+  return name == "bf16" ? Precision::bf16 : name == "tf32" ? Precision::tf32 : Precision::f32;
+}
+
+}  // namespace
+
 Precision backward_precision(const Experiment& experiment, bool on_gpu) {
   const std::string& name = experiment.train.backward;
   if (name == "auto") return on_gpu || cpu_has(Isa::avx512_bf16) ? Precision::bf16 : Precision::f32;
-  return name == "bf16" ? Precision::bf16 : Precision::f32;
+  return precision_from(name);
+}
+
+Precision float_forward_precision(const Experiment& experiment) {
+  return precision_from(experiment.train.float_forward);
 }
 
 }  // namespace qt

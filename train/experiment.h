@@ -172,8 +172,12 @@ struct TrainConfig : Section {
       this, "forward", "int8", one_of("float", "int8", "exact_float", "fake_quant"),
       "arithmetic of the QAT phase; int8 is what is deployed, exact_float gives the same bits"};
   Key<std::string> backward{
-      this, "backward", "auto", one_of("auto", "f32", "bf16"),
-      "precision of backward convolutions; auto: bf16 where the CPU has it natively"};
+      this, "backward", "auto", one_of("auto", "f32", "tf32", "bf16"),
+      "precision of backward convolutions; auto: bf16 on a GPU and where the CPU has it natively; "
+      "tf32: GPUs only"};
+  Key<std::string> float_forward{
+      this, "float_forward", "f32", one_of("f32", "tf32", "bf16"),
+      "precision of forward convolutions in the float phase; tf32 and bf16: GPUs only"};
   Key<int> threads{this, "threads", 0, range(0, 4096),
                    "0: one per core, and as the checkpoint says on resume"};
   Key<std::string> on_nan{this, "on_nan", "stop", one_of("stop", "skip"),
@@ -247,7 +251,8 @@ LoaderSpec eval_loader_spec(const Experiment& experiment);
 // pattern of quant.overrides that no layer matches.
 std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& dataset);
 
-// f32 or bf16; `auto` is bf16 on a GPU, and looks at the CPU otherwise.
+// `auto` is bf16 on a GPU, and looks at the CPU otherwise.
 Precision backward_precision(const Experiment& experiment, bool on_gpu);
+Precision float_forward_precision(const Experiment& experiment);
 
 }  // namespace qt

@@ -195,6 +195,7 @@ Var GpuTraining::forward(const GpuBatch& batch, std::vector<CheckedTensor>& watc
   const double share = double(batch.global_samples) / double(batch.labels.elements());
   const Pass pass{.mode = options_.mode,
                   .training = true,
+                  .float_forward = options_.float_forward,
                   .backward = options_.backward,
                   .health = &health,
                   .synchronize = options_.synchronize,

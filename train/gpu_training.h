@@ -30,6 +30,7 @@ struct StepResult {
 
 struct GpuTrainingOptions {
   ForwardMode mode = ForwardMode::int8;
+  Precision float_forward = Precision::f32;
   Precision backward = Precision::bf16;
   int accumulate = 1;
   float label_smoothing = 0;

@@ -61,6 +61,17 @@ class Fields {
     return list;
   }
 
+  std::map<std::string, std::string> texts_by_name(const char* key) const {
+    const Json& all = get(key);
+    if (!all.is_object()) unexpected(key, all, "texts by name");
+    std::map<std::string, std::string> map;
+    for (const auto& [name, text] : all.items()) {
+      if (!text.is_string()) unexpected(key, all, "texts by name");
+      map[name] = text.get<std::string>();
+    }
+    return map;
+  }
+
  private:
   [[noreturn]] void unexpected(const char* key, const Json& value,
                                const std::string& wanted) const {
@@ -84,6 +95,7 @@ std::string to_json(const TrainState& state) {
   j["threads"] = state.threads;
   j["world"] = state.world;
   j["library"] = state.library;
+  j["engines"] = state.engines;
   j["phases"] = state.phases;
   j["phase"] = at.phase;
   j["epoch"] = at.epoch;
@@ -113,6 +125,7 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
   state.threads = int(fields.count("threads", most_threads));
   state.world = fields.has("world") ? int(fields.count("world", most_ranks)) : 1;
   state.library = fields.text("library");
+  if (fields.has("engines")) state.engines = fields.texts_by_name("engines");
   if (fields.has("phases")) state.phases = fields.texts("phases");
   state.at = {.phase = fields.count("phase"),
               .epoch = fields.count("epoch"),

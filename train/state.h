@@ -2,6 +2,7 @@
 // bit for bit.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,7 +39,8 @@ struct TrainState {
   int64_t seed = 0;
   int threads = 0, world = 1;
   std::string library, config_hash, program_version;
-  std::vector<std::string> phases;  // of the run, in order; empty: not known
+  std::map<std::string, std::string> engines;  // Library::engine_choices
+  std::vector<std::string> phases;             // of the run, in order; empty: not known
 };
 
 std::string to_json(const TrainState& state);

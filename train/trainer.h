@@ -71,6 +71,7 @@ class Trainer {
   bool last_phase() const { return state_.at.phase + 1 == int64_t(plan_.size()); }
   int64_t total_epochs() const;
   void check_device() const;
+  void check_precisions_of_cpu() const;
   LoaderSpec loader_spec() const;
   Communicator* synchronized() const;  // Pass::synchronize
   void note(const char* activity) const { ranks_.note(state_.at.steps_done + 1, activity); }

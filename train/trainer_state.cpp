@@ -85,10 +85,21 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
 }
 
 void Trainer::check_device() const {
-  if (!device_->on_gpu()) return;
+  if (!device_->on_gpu()) return check_precisions_of_cpu();
   if (experiment_.train.qat_phase.epochs > 0 && experiment_.train.forward == "exact_float")
     throw ConfigError("train.forward exact_float is the CPU's way to multiply codes; device " +
                       device_->name() + " takes int8 or fake_quant");
+}
+
+void Trainer::check_precisions_of_cpu() const {
+  const TrainConfig& train = experiment_.train;
+  const auto refuse = [&](const std::string& key, const std::string& value,
+                          const std::string& allowed) {
+    throw ConfigError("train." + key + " " + value + " is a GPU's arithmetic; device " +
+                      device_->name() + " takes " + allowed);
+  };
+  if (train.backward == "tf32") refuse("backward", "tf32", "auto, f32 or bf16");
+  if (train.float_forward != "f32") refuse("float_forward", train.float_forward, "f32");
 }
 
 LoaderSpec Trainer::loader_spec() const {
@@ -162,6 +173,9 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
   if (from) {
     log_->say("continuing after step " + std::to_string(state_.at.steps_done) + " of " +
               from->folder);
+    if (!state_.engines.empty())
+      log_->say("engines of " + std::to_string(state_.engines.size()) +
+                " convolutions are those of the checkpoint");
   } else if (!experiment_.train.init_from->empty()) {
     const bool with_steps = experiment_.quant.calibration.batches == 0;
     by_writer(ranks_, "first weights",
@@ -231,6 +245,11 @@ void Trainer::restore(const LoadedCheckpoint& from) {
     warn("the checkpoint was made with " + std::to_string(state_.threads) +
          " threads, this run uses " + std::to_string(now.threads) + ": the last bits may differ");
   if (experiment_.train.threads != 0 || other_world) state_.threads = now.threads;
+  {
+    const auto section = device_->enter();
+    if (state_.library != now.library) state_.engines.clear();
+    current_library().take_engines(state_.engines);
+  }
   state_.phases = now.phases;
   state_.world = now.world;
   state_.seed = now.seed;
@@ -262,6 +281,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
     gpu_ = std::make_unique<GpuTraining>(
         *model_, *optimizer_, *loader_,
         GpuTrainingOptions{.mode = phase().mode,
+                           .float_forward = float_forward_precision(experiment_),
                            .backward = backward_,
                            .accumulate = experiment_.train.accumulate,
                            .label_smoothing = experiment_.train.label_smoothing,
@@ -320,6 +340,7 @@ void Trainer::save(std::optional<double> score) {
       content.files["model.safetensors"] = saved_state(*model_);
       NamedTensors& kept = content.files["optim.safetensors"] = optimizer_->state();
       for (auto& [name, tensor] : kept) tensor = on_host(tensor);
+      state_.engines = current_library().engine_choices();
     }
     content.state_json = to_json(state_);
     store_->save(state_.at.steps_done, content, score);

@@ -6,14 +6,14 @@
 #include <limits>
 
 #include "core/device/stream.h"
+#include "core/kernel/device_packets.h"
 #include "core/kernel/device_words.h"
 #include "core/kernel/host_sums.h"
-#include "core/kernel/host_windows.h"
 #include "core/kernel/operands.h"
 
 namespace qt::kernel {
 
-constexpr int block_threads = 256, tile_columns = 32;
+constexpr int block_threads = 256;
 
 // What an operand gives at element i = row * channels + channel.
 template <class T>
@@ -70,13 +70,28 @@ __device__ auto apply_at(F call, int64_t i, int64_t r, int64_t c, int64_t channe
   apply_at([&](auto... others) { return call(v, others...); }, i, r, c, channels, rest...);
 }
 
-template <class F, class... Operands>
-__global__ void __launch_bounds__(block_threads)
-    map_kernel(F f, int64_t rows, int64_t channels, Operands... operands) {
-  const int64_t n = rows * channels, step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += step)
+// Work unit `unit` of a map: a packet of N elements for each of the first `packets`, then one
+// element each.
+template <int N, class F, class... Operands>
+__device__ void map_unit(const F& f, int64_t unit, int64_t packets, int64_t channels,
+                         const Operands&... operands) {
+  if (unit < packets) {
+    const int64_t i = unit * N;
+    apply_packet<N>([&](int, auto... v) { return f(v...); }, i, i / channels, i % channels,
+                    operands...);
+  } else {
+    const int64_t i = unit + packets * (N - 1);
     apply_at([&](auto... v) { return f(v...); }, i, i / channels, i % channels, channels,
              operands...);
+  }
+}
+
+template <int N, class F, class... Operands>
+__global__ void __launch_bounds__(block_threads)
+    map_kernel(F f, int64_t units, int64_t packets, int64_t channels, Operands... operands) {
+  const int64_t step = int64_t(gridDim.x) * blockDim.x;
+  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < units; i += step)
+    map_unit<N>(f, i, packets, channels, operands...);
 }
 
 void check_launch(const char* kernel);  // core/device/cuda.cpp
@@ -88,8 +103,11 @@ inline cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(str
 
 template <class F, class... Operands>
 void device_map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operands) {
-  launch(map_kernel<F, Operands...>, blocks_for(rows * channels), block_threads, 0, handle(stream),
-         f, rows, channels, operands...);
+  constexpr int n = packet_elements<Operands...>;
+  const int64_t packets = packets_of<n>(rows, channels, operands...);
+  const int64_t units = rows * channels - packets * (n - 1);
+  launch(map_kernel<n, F, Operands...>, blocks_for(units), block_threads, 0, handle(stream), f,
+         units, packets, channels, operands...);
   check_launch("map");
 }
 
@@ -105,131 +123,206 @@ void device_generate(Stream stream, int64_t n, F f, T* to) {
   check_launch("generate");
 }
 
-// A block adds one chunk of rows for 32 channels: lane y adds rows y, y + 4, ...; lanes are added
-// as a tree.
+// ---- sums of columns ----
+// A warp adds one chunk of rows for 32 channels: eight threads side by side have four channels
+// each, lane y adds rows y, y + 4, ...; lanes are added as a tree.
+constexpr int column_packet = 4, tile_columns = 32, warps_of_chunks = 4;
+constexpr int tile_packets = tile_columns / column_packet;
+static_assert(tile_packets * row_lanes == 32, "the lanes of a tile are a warp");
+
+struct ChunkTile {
+  int lane, rows;        // of the calling thread, of the chunk
+  int64_t chunk, first;  // first row
+  int64_t c;             // first of four channels
+};
+__device__ inline ChunkTile chunk_tile(int64_t rows) {
+  const int64_t chunk = int64_t(blockIdx.y) * warps_of_chunks + threadIdx.z,
+                first = chunk * chunk_rows;
+  const int64_t left = rows - first;
+  return {int(threadIdx.y), int(left < chunk_rows ? left : chunk_rows), chunk, first,
+          int64_t(blockIdx.x) * tile_columns + int(threadIdx.x) * column_packet};
+}
+inline dim3 chunk_grid(int64_t rows, int64_t channels) {
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  return {unsigned((channels + tile_columns - 1) / tile_columns),
+          unsigned((chunks + warps_of_chunks - 1) / warps_of_chunks)};
+}
+inline dim3 chunk_block() { return {tile_packets, row_lanes, warps_of_chunks}; }
+
+// sums[j] += f(...) of four channels of a row; wide: in packets.
 template <int K, class F, class... Operands>
-__global__ void __launch_bounds__(tile_columns* row_lanes)
-    chunk_kernel(F f, int64_t rows, int64_t channels, float* partial, int64_t partial_stride,
-                 Operands... operands) {
-  SHARED(float, tile, K* row_lanes* tile_columns);
-  const int x = threadIdx.x, y = threadIdx.y;
-  const int64_t c = int64_t(blockIdx.x) * tile_columns + x,
-                first = int64_t(blockIdx.y) * chunk_rows;
-  const int64_t end = min(rows, first + chunk_rows);
-  Values<K> sum{};
-  if (c < channels)
-    for (int64_t r = first + y; r < end; r += row_lanes) {
-      const Values<K> v = f(value_at(operands, r * channels + c, r, c, channels)...);
-      for (int k = 0; k < K; ++k) sum.v[k] += v.v[k];
-    }
-  for (int k = 0; k < K; ++k) tile[(k * row_lanes + y) * tile_columns + x] = sum.v[k];
-  __syncthreads();
-  for (int half = row_lanes / 2; half > 0; half /= 2) {
-    if (y < half)
-      for (int k = 0; k < K; ++k)
-        tile[(k * row_lanes + y) * tile_columns + x] +=
-            tile[(k * row_lanes + y + half) * tile_columns + x];
-    __syncthreads();
+__device__ void add_row(Values<K>* sums, const F& f, bool wide, int64_t r, int64_t c,
+                        int64_t channels, const Operands&... operands) {
+  const auto add = [](Values<K>& sum, const Values<K>& v) {
+    for (int k = 0; k < K; ++k) sum.v[k] += v.v[k];
+  };
+  const int64_t i = r * channels + c;
+  if (wide) {
+    const auto add_packets = [&](const auto&... packets) {
+      for (int j = 0; j < column_packet; ++j) add(sums[j], f(packets.v[j]...));
+    };
+    add_packets(packet_at<column_packet>(operands, i, r, c)...);
+  } else {
+    for (int j = 0; j < column_packet && c + j < channels; ++j)
+      add(sums[j], f(value_at(operands, i + j, r, c + j, channels)...));
   }
-  if (y == 0 && c < channels)
-    for (int k = 0; k < K; ++k)
-      partial[int64_t(blockIdx.y) * partial_stride + k * channels + c] =
-          tile[k * row_lanes * tile_columns + x];
+}
+
+// (lane 0 + lane 2) + (lane 1 + lane 3), in the threads of lane 0.
+__device__ inline float lanes_added(float v) {
+  v += __shfl_down_sync(~0u, v, 2 * tile_packets);
+  return v + __shfl_down_sync(~0u, v, tile_packets);
+}
+
+template <int K, class F, class... Operands>
+__global__ void __launch_bounds__(32 * warps_of_chunks)
+    chunk_kernel(F f, int64_t rows, int64_t channels, bool wide, float* partial,
+                 Operands... operands) {
+  const ChunkTile at = chunk_tile(rows);
+  Values<K> sums[column_packet] = {};
+  if (at.c < channels)
+    for (int r = at.lane; r < at.rows; r += row_lanes)
+      add_row<K>(sums, f, wide, at.first + r, at.c, channels, operands...);
+  for (int k = 0; k < K; ++k)
+    for (int j = 0; j < column_packet; ++j) {
+      const float total = lanes_added(sums[j].v[k]);
+      if (at.lane == 0 && at.rows > 0 && at.c + j < channels)
+        partial[(at.chunk * K + k) * channels + at.c + j] = total;
+    }
+}
+
+// ---- merging of chunks, from first to last ----
+// All threads of a block fetch the numbers of some chunks for 32 columns, then one warp adds them
+// while the others fetch the next: the order is fixed, and nobody waits for memory one number at a
+// time.
+constexpr int merge_columns = 32, merge_lanes = 8, merge_depth = 32;
+inline dim3 merge_block() { return {merge_columns, merge_lanes}; }
+inline unsigned merge_blocks(int64_t columns) {
+  return unsigned((columns + merge_columns - 1) / merge_columns);
 }
 
 template <class Sum>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(merge_columns* merge_lanes)
     merge_kernel(int64_t chunks, int64_t columns, const float* partial, Sum* sums) {
-  const int64_t j = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (j >= columns) return;
+  SHARED(float, fetched, 2 * merge_depth * merge_columns);
+  const int x = int(threadIdx.x), y = int(threadIdx.y);
+  const int64_t column = int64_t(blockIdx.x) * merge_columns + x;
   double total = 0;
-  for (int64_t i = 0; i < chunks; ++i) total += double(partial[i * columns + j]);
-  sums[j] = Sum(total);
-}
-
-template <int K, class F, class... Operands>
-void launch_chunks(Stream stream, int64_t rows, int64_t channels, F f, float* partial,
-                   int64_t partial_stride, Operands... operands) {
-  const dim3 grid(unsigned((channels + tile_columns - 1) / tile_columns),
-                  unsigned((rows + chunk_rows - 1) / chunk_rows));
-  launch(chunk_kernel<K, F, Operands...>, grid, dim3(tile_columns, row_lanes), 0, handle(stream), f,
-         rows, channels, partial, partial_stride, operands...);
-  check_launch("sum_columns");
+  int half = 0;
+  for (int64_t first = 0; first < chunks; first += merge_depth, half ^= 1) {
+    float* const tile = fetched + half * merge_depth * merge_columns;
+    const int depth = int(chunks - first < merge_depth ? chunks - first : merge_depth);
+    if (column < columns)
+      for (int i = y; i < depth; i += merge_lanes)
+        tile[i * merge_columns + x] = partial[(first + i) * columns + column];
+    __syncthreads();
+    if (y == 0 && column < columns)
+      for (int i = 0; i < depth; ++i) total += double(tile[i * merge_columns + x]);
+  }
+  if (y == 0 && column < columns) sums[column] = Sum(total);
 }
 
 template <int K, class F, class Sum, class... Operands>
 void device_sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* partial,
                         Sum* sums, Operands... operands) {
-  launch_chunks<K>(stream, rows, channels, f, partial, K * channels, operands...);
+  const bool wide =
+      channels % column_packet == 0 && (allows_packets<column_packet>(operands) && ...);
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
-  launch(merge_kernel<Sum>, unsigned((K * channels + block_threads - 1) / block_threads),
-         block_threads, 0, handle(stream), chunks, K * channels, partial, sums);
+  if (chunks > 0) {
+    launch(chunk_kernel<K, F, Operands...>, chunk_grid(rows, channels), chunk_block(), 0,
+           handle(stream), f, rows, channels, wide, partial, operands...);
+    check_launch("sum_columns");
+  }
+  launch(merge_kernel<Sum>, merge_blocks(K * channels), merge_block(), 0, handle(stream), chunks,
+         K * channels, partial, sums);
   check_launch("merge_chunks");
 }
 
-static __global__ void __launch_bounds__(block_threads)
-    chunk_mean_kernel(int64_t rows, int64_t channels, float* partial) {
-  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x,
-                first = int64_t(blockIdx.y) * chunk_rows;
-  if (c < channels)
-    partial[int64_t(blockIdx.y) * 2 * channels + c] /= float(min(rows, first + chunk_rows) - first);
+// ---- moments of columns ----
+// partial [chunks][mean, squared deviations][channels] of one chunk, which is read twice.
+static __global__ void __launch_bounds__(32 * warps_of_chunks)
+    chunk_moments_kernel(int64_t rows, int64_t channels, bool wide, const float* input,
+                         float* partial) {
+  const ChunkTile at = chunk_tile(rows);
+  Values<1> sums[column_packet] = {}, deviations[column_packet] = {};
+  float means[column_packet];
+  if (at.c < channels)
+    for (int r = at.lane; r < at.rows; r += row_lanes)
+      add_row<1>(sums, Identity{}, wide, at.first + r, at.c, channels, Element<float>{input});
+  for (int j = 0; j < column_packet; ++j)
+    means[j] = __shfl_sync(~0u, lanes_added(sums[j].v[0]) / float(at.rows), int(threadIdx.x));
+  if (at.c < channels)
+    for (int r = at.lane; r < at.rows; r += row_lanes) {
+      Values<1> values[column_packet] = {};
+      add_row<1>(values, Identity{}, wide, at.first + r, at.c, channels, Element<float>{input});
+      for (int j = 0; j < column_packet; ++j)
+        deviations[j].v[0] += SquaredDeviation{}(values[j].v[0], means[j]).v[0];
+    }
+  for (int j = 0; j < column_packet; ++j) {
+    const float total = lanes_added(deviations[j].v[0]);
+    if (at.lane != 0 || at.rows <= 0 || at.c + j >= channels) continue;
+    float* const target = partial + at.chunk * 2 * channels + at.c + j;
+    target[0] = means[j];
+    target[channels] = total;
+  }
 }
 
-static __global__ void __launch_bounds__(tile_columns* row_lanes)
-    chunk_deviation_kernel(int64_t rows, int64_t channels, const float* input, float* partial) {
-  SHARED(float, tile, row_lanes* tile_columns);
-  const int x = threadIdx.x, y = threadIdx.y;
-  const int64_t c = int64_t(blockIdx.x) * tile_columns + x,
-                first = int64_t(blockIdx.y) * chunk_rows;
-  const int64_t end = min(rows, first + chunk_rows);
-  float* const target = partial + int64_t(blockIdx.y) * 2 * channels;
-  float sum = 0;
-  if (c < channels)
-    for (int64_t r = first + y; r < end; r += row_lanes)
-      sum += SquaredDeviation{}(input[r * channels + c], target[c]).v[0];
-  tile[y * tile_columns + x] = sum;
-  __syncthreads();
-  for (int half = row_lanes / 2; half > 0; half /= 2) {
-    if (y < half) tile[y * tile_columns + x] += tile[(y + half) * tile_columns + x];
-    __syncthreads();
-  }
-  if (y == 0 && c < channels) target[channels + c] = tile[x];
-}
+// How a chunk's moments are merged into those of the chunks before it: known without its numbers.
+struct MergeWeights {
+  double share, weight;
+};
 
 template <class T>
-__global__ void __launch_bounds__(block_threads)
+__global__ void __launch_bounds__(merge_columns* merge_lanes)
     merge_moments_kernel(int64_t rows, int64_t channels, const float* partial, T* mean, T* spread) {
-  const int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (c >= channels) return;
+  SHARED(float, fetched, 2 * merge_depth * 2 * merge_columns);
+  SHARED(MergeWeights, fetched_weights, 2 * merge_depth);
+  const int x = int(threadIdx.x), y = int(threadIdx.y);
+  const int64_t c = int64_t(blockIdx.x) * merge_columns + x;
+  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   double m = 0, m2 = 0;
-  for (int64_t first = 0; first < rows; first += chunk_rows, partial += 2 * channels) {
-    const double n = double(min(chunk_rows, rows - first)), total = double(first) + n;
-    const double share = n / total, weight = double(first) * share;
-    const double delta = double(partial[c]) - m;
-    m += delta * share;
-    m2 += double(partial[channels + c]) + delta * delta * weight;
+  int half = 0;
+  for (int64_t start = 0; start < chunks; start += merge_depth, half ^= 1) {
+    float* const tile = fetched + half * merge_depth * 2 * merge_columns;
+    MergeWeights* const weights = fetched_weights + half * merge_depth;
+    const int depth = int(chunks - start < merge_depth ? chunks - start : merge_depth);
+    for (int i = y; i < depth; i += merge_lanes) {
+      const float* const from = partial + (start + i) * 2 * channels + c;
+      if (c < channels) {
+        tile[2 * i * merge_columns + x] = from[0];
+        tile[(2 * i + 1) * merge_columns + x] = from[channels];
+      }
+      if (x != 0) continue;
+      const int64_t first = (start + i) * chunk_rows;
+      const double n = double(min(chunk_rows, rows - first)), total = double(first) + n;
+      weights[i] = {n / total, double(first) * (n / total)};
+    }
+    __syncthreads();
+    if (y == 0 && c < channels)
+      for (int i = 0; i < depth; ++i) {
+        const double delta = double(tile[2 * i * merge_columns + x]) - m;
+        m += delta * weights[i].share;
+        m2 += double(tile[(2 * i + 1) * merge_columns + x]) + delta * delta * weights[i].weight;
+      }
   }
-  store_moments(m, m2, rows, mean + c, spread + c);
+  if (y == 0 && c < channels) store_moments(m, m2, rows, mean + c, spread + c);
 }
 
 template <class T>
 void device_column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
                            float* partial, T* mean, T* spread) {
-  const unsigned chunks = unsigned((rows + chunk_rows - 1) / chunk_rows);
-  const unsigned blocks = unsigned((channels + block_threads - 1) / block_threads);
-  launch_chunks<1>(stream, rows, channels, Identity{}, partial, 2 * channels, in(x));
-  launch(chunk_mean_kernel, dim3(blocks, chunks), block_threads, 0, handle(stream), rows, channels,
-         partial);
-  check_launch("chunk_mean");
-  launch(chunk_deviation_kernel,
-         dim3(unsigned((channels + tile_columns - 1) / tile_columns), chunks),
-         dim3(tile_columns, row_lanes), 0, handle(stream), rows, channels, x, partial);
-  check_launch("chunk_deviation");
-  launch(merge_moments_kernel<T>, blocks, block_threads, 0, handle(stream), rows, channels, partial,
-         mean, spread);
+  const bool wide = channels % column_packet == 0 && holds_packets<column_packet>(x);
+  if (rows > 0) {
+    launch(chunk_moments_kernel, chunk_grid(rows, channels), chunk_block(), 0, handle(stream), rows,
+           channels, wide, x, partial);
+    check_launch("chunk_moments");
+  }
+  launch(merge_moments_kernel<T>, merge_blocks(channels), merge_block(), 0, handle(stream), rows,
+         channels, partial, mean, spread);
   check_launch("merge_moments");
 }
 
+// ---- sums of rows ----
 struct Plus {
   __device__ float operator()(float a, float b) const { return a + b; }
 };
@@ -297,65 +390,6 @@ void device_max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* 
   launch(row_max_kernel<F, Operands...>, unsigned(std::min<int64_t>(rows, 4096)), column_lanes, 0,
          handle(stream), f, rows, channels, most, operands...);
   check_launch("max_rows");
-}
-
-template <class F, class X, class... Out>
-__global__ void __launch_bounds__(block_threads)
-    fold_kernel(WindowShape shape, F f, const X* x, Output<Out>... outputs) {
-  const int64_t total = shape.n * shape.out_h * shape.out_w * shape.c;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t c = i % shape.c, pixel = i / shape.c, ox = pixel % shape.out_w,
-                  oy = pixel / shape.out_w % shape.out_h;
-    const X* const image = x + pixel / shape.out_w / shape.out_h * shape.h * shape.w * shape.c + c;
-    Values<2> state = f.start();
-    for (int64_t tap = 0; tap < shape.kernel * shape.kernel; ++tap) {
-      const int64_t y = oy * shape.stride - shape.padding + tap / shape.kernel;
-      const int64_t z = ox * shape.stride - shape.padding + tap % shape.kernel;
-      if (y >= 0 && y < shape.h && z >= 0 && z < shape.w)
-        state = f(state, float(image[(y * shape.w + z) * shape.c]), float(tap));
-    }
-    store_results<0>(i, f.finish(state), outputs...);
-  }
-}
-
-template <class F, class X, class... Out>
-void device_fold_windows(Stream stream, const WindowShape& shape, F f, const X* x,
-                         Output<Out>... outputs) {
-  launch(fold_kernel<F, X, Out...>, blocks_for(shape.n * shape.out_h * shape.out_w * shape.c),
-         block_threads, 0, handle(stream), shape, f, x, outputs...);
-  check_launch("fold_windows");
-}
-
-template <class F, class Aux>
-__global__ void __launch_bounds__(block_threads)
-    gather_kernel(WindowShape shape, F f, const float* dy, const Aux* aux, float* dx) {
-  const int64_t total = shape.n * shape.h * shape.w * shape.c;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
-       i += int64_t(gridDim.x) * blockDim.x) {
-    const int64_t c = i % shape.c, pixel = i / shape.c, x = pixel % shape.w,
-                  y = pixel / shape.w % shape.h;
-    const int64_t image = pixel / shape.w / shape.h;
-    const Covering oys(y, shape.kernel, shape.stride, shape.padding, shape.out_h);
-    const Covering oxs(x, shape.kernel, shape.stride, shape.padding, shape.out_w);
-    float sum = 0;
-    for (int64_t oy = oys.first; oy <= oys.last; ++oy)
-      for (int64_t ox = oxs.first; ox <= oxs.last; ++ox) {
-        const int64_t from = ((image * shape.out_h + oy) * shape.out_w + ox) * shape.c + c;
-        const int64_t tap = (y + shape.padding - oy * shape.stride) * shape.kernel + x +
-                            shape.padding - ox * shape.stride;
-        sum += f(dy[from], float(aux[from]), float(tap));
-      }
-    dx[i] = sum;
-  }
-}
-
-template <class F, class Aux>
-void device_gather_windows(Stream stream, const WindowShape& shape, F f, const float* dy,
-                           const Aux* aux, float* dx) {
-  launch(gather_kernel<F, Aux>, blocks_for(shape.n * shape.h * shape.w * shape.c), block_threads, 0,
-         handle(stream), shape, f, dy, aux, dx);
-  check_launch("gather_windows");
 }
 
 }  // namespace qt::kernel

@@ -35,6 +35,7 @@
 #include "core/tensor/tensor.h"
 #ifdef QT_DEVICE_CODE
 #include "core/kernel/device_kernels.h"
+#include "core/kernel/device_windows.h"
 #endif
 
 namespace qt {

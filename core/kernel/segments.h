@@ -90,14 +90,17 @@ __device__ void unpack_here(const Use& use, const Pack<First, Second, Rest...>& 
 template <class F, class... Operands>
 __global__ void __launch_bounds__(block_threads)
     map_segments_kernel(SegmentBatch<Segment<F, Operands...>> batch) {
+  constexpr int n = packet_elements<Operands...>;
   const Segment<F, Operands...>& s = batch.segments[blockIdx.y];
   const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < s.n; i += step)
-    unpack_here(
-        [&](const auto&... operands) {
-          apply_at([&](auto... v) { return s.f(v...); }, i, 0, i, s.n, operands...);
-        },
-        s.operands);
+  unpack_here(
+      [&](const auto&... operands) {
+        const int64_t packets = packets_of<n>(1, s.n, operands...);
+        for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+             i < s.n - packets * (n - 1); i += step)
+          map_unit<n>(s.f, i, packets, s.n, operands...);
+      },
+      s.operands);
 }
 
 template <Where where, class F, class... Operands>

@@ -2,6 +2,7 @@
 // products, on real numbers and on integer codes.
 #pragma once
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,9 +50,13 @@ enum class CodePath {
   exact_float,  // codes as integer-valued floats, split so that every partial sum stays below 2^24
 };
 
-// What backward passes may use of lower precision; sums stay f32. With bf16 operands are rounded to
-// bf16; on a GPU results may be too.
-enum class Precision { f32, bf16 };
+// What convolutions of reals may round their operands to; sums stay f32. bf16: on a GPU results may
+// be rounded too. tf32 (11 significant bits) is a GPU's; where a library has no lower precision it
+// computes in f32.
+enum class Precision { f32, tf32, bf16 };
+constexpr const char* name_of(Precision precision) {
+  return precision == Precision::f32 ? "f32" : precision == Precision::tf32 ? "tf32" : "bf16";
+}
 
 // A record of which kernel computed what, kept while a trace is alive on this thread. Tests assert
 // on it.
@@ -77,6 +82,9 @@ class LibraryTrace {
   LibraryTrace* outer_;
 };
 
+// Which engine computes what, both as text: for checkpoints.
+using EngineChoices = std::map<std::string, std::string>;
+
 class CodeConvolution;  // core/library/code_convolution.h
 
 // Requires: shapes as Conv2dShape says; f32 arguments unless stated. Ensures: results are new
@@ -99,7 +107,8 @@ class Library {
   Tensor linear_codes(const Tensor& x, const Tensor& w, CodePath path);
 
   // Float forward, f32 accumulation; any algorithm, Winograd's too.
-  virtual Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) = 0;
+  virtual Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
+                        Precision precision = Precision::f32) = 0;
   // dx [n, h, w, c] f32. w may be f32 or i8 codes (taken as numbers).
   virtual Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                                       Precision precision) = 0;
@@ -108,6 +117,13 @@ class Library {
                                          const Conv2dShape& shape, Precision precision) = 0;
   // c [m, n] = op(a) op(b), row-major f32; op transposes where asked.
   virtual Tensor matmul(const Tensor& a, bool transpose_a, const Tensor& b, bool transpose_b) = 0;
+
+  // What was chosen among several engines so far, and what take_engines gave and was not met yet;
+  // empty where a library has one engine for everything.
+  virtual EngineChoices engine_choices() const { return {}; }
+  // The engines of an earlier run: each is taken again where this machine has it. Where not, a
+  // warning, and the choice is made anew.
+  virtual void take_engines(const EngineChoices&) {}
 
  protected:
   // The integer kernels; called for CodePath::integer. Same result as conv2d_codes.

@@ -26,7 +26,7 @@ class OneDnn final : public Library {
   OneDnn() { limit_onednn(); }
   std::string name() const override { return "onednn"; }
 
-  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape, Precision) override {
     check_conv2d(x, w, shape);
     if (!prefers_winograd(Operation::conv2d, shape)) return direct_conv2d(x, w, shape);
     note_winograd("conv2d", shape);

@@ -77,14 +77,14 @@ class Reference final : public Library {
  public:
   std::string name() const override { return "reference"; }
 
-  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape, Precision) override {
     check_conv2d(x, w, shape);
     note("conv2d", "f32", shape.text());
     return forward<double, double>(x.data<float>(), w.data<float>(), shape);
   }
 
   Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
-    return conv2d(x, w, shape);
+    return conv2d(x, w, shape, Precision::f32);
   }
 
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,

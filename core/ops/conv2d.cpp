@@ -53,10 +53,11 @@ Var conv2d(const Var& x, const Var& w, const ConvOptions& options) {
                           .padding = options.padding,
                           .dilation = options.dilation,
                           .groups = options.groups};
-  Tensor y = both_codes("conv2d", xv, wv) ? current_library()
-                                                .conv2d_codes(xv, wv, shape, options.path)
-                                                .with_scale(product_scale(xv, wv, shape.k))
-                                          : current_library().conv2d(xv, wv, shape);
+  Tensor y = both_codes("conv2d", xv, wv)
+                 ? current_library()
+                       .conv2d_codes(xv, wv, shape, options.path)
+                       .with_scale(product_scale(xv, wv, shape.k))
+                 : current_library().conv2d(xv, wv, shape, options.forward);
   return record(y, {x, w}, [x, w, shape, precision = options.backward](const Tensor& dy) {
     Library& library = current_library();
     if (x.wants_grad()) x.add_grad(library.conv2d_backward_data(dy, w.value(), shape, precision));

@@ -8,7 +8,8 @@ namespace qt {
 
 struct ConvOptions {
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
-  CodePath path = CodePath::integer;  // for code tensors
+  CodePath path = CodePath::integer;   // for code tensors
+  Precision forward = Precision::f32;  // of convolutions of real numbers
   Precision backward = Precision::f32;
 };
 

@@ -96,8 +96,13 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
   static_assert((std::is_trivially_copyable_v<Parameters> && ...),
                 "kernel arguments are copied byte by byte");
   std::tuple<Parameters...> values{static_cast<Parameters>(arguments)...};
-  // What lies between members by chance may look like an address to the check of arguments.
-  std::apply([](auto&... v) { (__builtin_clear_padding(&v), ...); }, values);
+  // What lies between members by chance may look like an address to the check of arguments. (A
+  // functor without members is all padding, in a tuple's other elements.)
+  const auto clear = [](auto& v) {
+    if constexpr (!std::is_empty_v<std::remove_reference_t<decltype(v)>>)
+      __builtin_clear_padding(&v);
+  };
+  std::apply([&](auto&... v) { (clear(v), ...); }, values);
   emulator::Launch launch{.grid = grid, .block = block, .shared_bytes = shared};
   std::apply([&](const auto&... v) { (launch.arguments.push_back({&v, sizeof v}), ...); }, values);
   launch.body = [kernel, values]() { std::apply(kernel, values); };

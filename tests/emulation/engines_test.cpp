@@ -2,101 +2,23 @@
 // loops on the emulated GPU in cuDNN's place: some of them wrong, each as fast as it claims.
 #include <gmock/gmock.h>
 
-#include <cstring>
-
 #include "core/library/convert.h"
 #include "core/library/cuda/code_engines.h"
 #include "core/library/cuda/real_engines.h"
 #include "core/library/cuda/trial.h"
 #include "tests/core/library/cases.h"
 #include "tests/emulation/emulated_gpu.h"
+#include "tests/emulation/plain_convolutions.h"
 
 namespace qt {
 namespace {
-
-struct PlainEngine {
-  std::string name;
-  double seconds = 1;
-  enum { right, adds_one, forgets_the_last } mistake = right;
-};
-
-class PlainConvolutions final : public Convolutions {
- public:
-  explicit PlainConvolutions(std::vector<PlainEngine> engines) : plain_(std::move(engines)) {
-    for (const PlainEngine& engine : plain_) engines_.push_back({engine.name, 64});
-  }
-  std::string name() const override { return "loops"; }
-  const std::vector<ConvolutionEngine>& engines(const ConvolutionRequest& request) override {
-    asked.push_back(request);
-    return engines_;
-  }
-  void run(const ConvolutionRequest& request, size_t engine, const void* first, const void* second,
-           void* result, void* workspace, Stream stream) override {
-    last = plain_[engine].seconds;
-    ran.push_back(plain_[engine].name);
-    const auto mistake = plain_[engine].mistake;
-    emulator::enqueue_library_work(stream, [=] {
-      const UseStream on_host(Stream{});
-      memset(workspace, 0x11, 64);
-      const Tensor y = computed(request, first, second);
-      if (request.type == ProductType::bf16) {
-        for (int64_t i = 0; i < y.elements(); ++i)
-          static_cast<BFloat16*>(result)[i] = BFloat16(y.data<float>()[i]);
-        return;
-      }
-      float* const to = static_cast<float*>(result);
-      memcpy(to, y.raw(), y.bytes() - (mistake == PlainEngine::forgets_the_last ? 4 : 0));
-      if (mistake == PlainEngine::adds_one) to[y.elements() / 2] += 1;
-    });
-  }
-
-  std::vector<ConvolutionRequest> asked;
-  std::vector<std::string> ran;
-  double last = 0;  // what the latest work takes; 0: not ours
-
- private:
-  static Tensor computed(const ConvolutionRequest& request, const void* first, const void* second) {
-    const Conv2dShape& s = request.shape;
-    Library& plain = *library_by_name("reference");
-    const DType type = request.type == ProductType::i8     ? DType::i8
-                       : request.type == ProductType::bf16 ? DType::bf16
-                                                           : DType::f32;
-    const auto host = [&](const Shape& shape, const void* from) {
-      Tensor t = Tensor::empty(shape, type);
-      memcpy(t.raw(), from, t.bytes());
-      if (type == DType::i8) return t.with_scale(Tensor::full({1}, 1), -127, 127);
-      if (type == DType::f32) return t;
-      Tensor real = Tensor::empty(shape, DType::f32);
-      for (int64_t i = 0; i < t.elements(); ++i)
-        real.data<float>()[i] = float(t.data<BFloat16>()[i]);
-      return real;
-    };
-    if (request.pass == ConvolutionPass::backward_data)
-      return plain.conv2d_backward_data(host(s.y_shape(), first), host(s.w_shape(), second), s,
-                                        Precision::f32);
-    if (request.pass == ConvolutionPass::backward_weights)
-      return plain.conv2d_backward_weights(host(s.x_shape(), first), host(s.y_shape(), second), s,
-                                           Precision::f32);
-    const Tensor x = host(s.x_shape(), first), w = host(s.w_shape(), second);
-    return type == DType::i8 ? plain.conv2d_codes(x, w, s, CodePath::integer)
-                             : plain.conv2d(x, w, s);
-  }
-  std::vector<PlainEngine> plain_;
-  std::vector<ConvolutionEngine> engines_;
-};
-
-constexpr double seconds_of_products = 5;
 
 class Engines : public EmulatedGpu {
  protected:
   static std::unique_ptr<CodeEngines> engines_with(
       const std::shared_ptr<PlainConvolutions>& plain) {
     return std::make_unique<CodeEngines>(open_matrix_products(), plain, int64_t{1} << 20,
-                                         [plain](const std::function<void()>& enqueue) {
-                                           plain->last = 0;
-                                           enqueue();
-                                           return plain->last ? plain->last : seconds_of_products;
-                                         });
+                                         claimed_by(plain));
   }
   // Computes codes twice and compares with the plain loops; returns the engine's name.
   static std::string convolve(CodeEngines& engines, const Conv2dShape& shape,
@@ -152,6 +74,73 @@ TEST_F(Engines, AShapeIsTriedOnce) {
   const size_t first = plain->ran.size();
   convolve(*engines, shape);
   EXPECT_EQ(plain->ran.size(), first + 2) << "its two results, no trial";
+}
+
+// In a run that is continued: however fast another is now.
+TEST_F(Engines, AnEngineOfAnEarlierRunIsTakenAgainWithoutTiming) {
+  const auto before = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "first", .seconds = 3}, {.name = "second", .seconds = 2}});
+  const auto earlier = engines_with(before);
+  EXPECT_EQ(convolve(*earlier, shape), "loops second");
+  const EngineChoices choices = earlier->choices();
+  ASSERT_EQ(choices.size(), 1u);
+  EXPECT_EQ(choices.begin()->second, "loops second");
+
+  const auto now = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "first", .seconds = 1}, {.name = "second", .seconds = 9}});
+  const auto resumed = engines_with(now);
+  resumed->take(choices);
+  EXPECT_EQ(resumed->choices(), choices) << "kept for the next checkpoint before it is met";
+  EXPECT_EQ(convolve(*resumed, shape), "loops second");
+  EXPECT_THAT(now->ran, ::testing::Each("second"));
+  EXPECT_EQ(resumed->choices(), choices);
+}
+
+TEST_F(Engines, ProductsOfAnEarlierRunAreTakenAgain) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "right", .seconds = 9}});
+  const auto earlier = engines_with(plain);
+  convolve(*earlier, shape);
+  const auto faster =
+      std::make_shared<PlainConvolutions>(std::vector<PlainEngine>{{.name = "right"}});
+  const auto resumed = engines_with(faster);
+  resumed->take(earlier->choices());
+  EXPECT_THAT(convolve(*resumed, shape), ::testing::StartsWith("cuBLASLt"));
+  EXPECT_TRUE(faster->ran.empty());
+}
+
+TEST_F(Engines, AnEngineOfAnEarlierRunThatIsNotHereOrWrongNowIsChosenAnew) {
+  const std::string what =
+      text_of(ConvolutionRequest{ConvolutionPass::forward, ProductType::i8, [] {
+                                   Conv2dShape padded = shape;
+                                   padded.c = 16;
+                                   return padded;
+                                 }()});
+  for (const auto mistake : {PlainEngine::right, PlainEngine::adds_one}) {
+    const auto plain = std::make_shared<PlainConvolutions>(std::vector<PlainEngine>{
+        {.name = "other"}, {.name = "wrong now", .mistake = PlainEngine::adds_one}});
+    const auto resumed = engines_with(plain);
+    resumed->take({{what, mistake == PlainEngine::right ? "loops gone" : "loops wrong now"}});
+    EXPECT_EQ(convolve(*resumed, shape), "loops other");
+    EXPECT_EQ(resumed->choices().at(what), "loops other");
+  }
+}
+
+TEST_F(Engines, RealsTakeTheEngineOfAnEarlierRun) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "first"}, {.name = "second"}});
+  const ConvolutionRequest request{ConvolutionPass::forward, ProductType::f32, shape};
+  RealEngines engines(open_matrix_products(), plain, int64_t{1} << 20);
+  engines.take({{text_of(request), "loops second"}});
+  const GpuStream gpu;
+  const Tensor x = to_gpu(numbers(shape.x_shape(), 1), gpu.stream()),
+               w = to_gpu(numbers(shape.w_shape(), 2), gpu.stream());
+  const UseStream use(gpu.stream());
+  engines.run(request, x, w);
+  EXPECT_THAT(plain->ran, ::testing::ElementsAre("second"));
+  const EngineChoices wanted{{text_of(request), "loops second"}};
+  EXPECT_EQ(engines.choices(), wanted);
+  gpu.synchronize();
 }
 
 TEST_F(Engines, WhatOnlyProductsCanDoNeverReachesAnother) {

@@ -38,13 +38,13 @@ class EmulatedLibrary final : public Library {
  public:
   std::string name() const override { return "emulated"; }
 
-  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape, Precision) override {
     return enqueue(shape.y_shape(), [x = Argument(x), w = Argument(w), shape](Library& plain) {
       return plain.conv2d(x.host(), w.host(), shape);
     });
   }
   Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
-    return conv2d(x, w, shape);
+    return conv2d(x, w, shape, Precision::f32);
   }
 
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,6 +27,7 @@ struct Left {
   std::vector<std::string> losses;        // train/loss and train/top1 of every line
   int64_t skipped = 0, steps = 0, projections = 0;
   std::optional<Evaluation> evaluation;
+  std::map<std::string, std::string> engines;
   bool replayed = false;
 };
 
@@ -94,6 +96,7 @@ class TrainingRuns : public EmulatedGpu {
     const TrainState state = state_from_json(files::read_all(last + "/state.json"), last);
     result.skipped = state.skipped, result.projections = state.projections;
     result.steps = state.at.steps_done;
+    result.engines = state.engines;
     if (files::exists(folder->file("export/model.qat")))
       result.program = files::read_all(folder->file("export/model.qat"));
     const std::string lines = files::read_all(folder->file("metrics.jsonl"));

@@ -38,11 +38,13 @@ TEST(TrainState, ComesBackFromJson) {
   state.projections = 11, state.seed = 12, state.threads = 2;
   state.library = "onednn", state.config_hash = "abc", state.program_version = "0.1";
   state.phases = {"float", "qat"};
+  state.engines = {{"convolution of codes 1x2x2x16 -> 16", "cuDNN 9.19.0 engine 38 (choice 2)"}};
   const TrainState back = state_from_json(to_json(state), "here");
   EXPECT_EQ(to_json(back), to_json(state));
   EXPECT_EQ(back.meter.loss, 0.1 + 0.2);  // bit for bit
   EXPECT_EQ(*back.best_top1, 100.0 / 3);
   EXPECT_EQ(back.phases, state.phases);
+  EXPECT_EQ(back.engines, state.engines);
 }
 
 TEST(TrainState, RefusesWhatItDidNotWrite) {
@@ -91,7 +93,8 @@ TEST(TrainState, NamesTheKeyThatIsMissingOrOfAnotherKind) {
     }
     auto less = good;
     less.erase(key);
-    if (key != "world" && key != "phases" && key != "skipped")  // not in early checkpoints
+    if (key != "world" && key != "phases" && key != "engines" &&
+        key != "skipped")  // not in early checkpoints
       EXPECT_EQ(refusal_of_state(less.dump()), "here/state.json cannot be read: it has no " + name);
   }
   auto changed = good;
@@ -278,6 +281,22 @@ class TrainerRun : public ::testing::Test {
   Experiment experiment_;
   fs::path folder_;
 };
+
+TEST_F(TrainerRun, TheCpuRefusesAGpusPrecisionsInOneLine) {
+  for (const auto& [key, value, allowed] :
+       {std::tuple{"backward", "tf32", "auto, f32 or bf16"},
+        std::tuple{"float_forward", "tf32", "f32"}, std::tuple{"float_forward", "bf16", "f32"}}) {
+    Experiment experiment;
+    load_config_text(experiment, std::string("train: {") + key + ": " + value + "}", "test.yaml");
+    try {
+      const Trainer trainer(experiment, {.show_progress = false});
+      ADD_FAILURE() << key << " " << value << " was taken";
+    } catch (const ConfigError& e) {
+      EXPECT_EQ(std::string(e.what()), std::string("train.") + key + " " + value +
+                                           " is a GPU's arithmetic; device cpu takes " + allowed);
+    }
+  }
+}
 
 TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
   read(

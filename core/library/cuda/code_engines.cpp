@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <utility>
 
 #include "core/base/log.h"
@@ -94,10 +95,19 @@ Tensor CodeEngines::conv2d_as_products(const Tensor& x, const Tensor& w, const C
 
 std::string CodeEngines::name_for(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
   if (!convolutions_ || !is_eligible(x, w, shape)) return products_->name();
-  const size_t engine = choose(shape);
-  return engine == as_products ? products_->name()
-                               : convolutions_->name() + " " +
-                                     convolutions_->engines(request_for(shape))[engine].name;
+  return names().of(request_for(shape), choose(shape));
+}
+
+EngineChoices CodeEngines::choices() const {
+  const std::lock_guard lock(mutex_);
+  EngineChoices all = taken_;
+  for (const auto& [request, engine] : chosen_) all[text_of(request)] = names().of(request, engine);
+  return all;
+}
+
+void CodeEngines::take(const EngineChoices& choices) {
+  const std::lock_guard lock(mutex_);
+  taken_ = choices;
 }
 
 size_t CodeEngines::choose(const Conv2dShape& shape) {
@@ -110,44 +120,63 @@ size_t CodeEngines::choose(const Conv2dShape& shape) {
               " was first met while a graph was recorded: it runs as matrix products");
     return as_products;
   }
-  return chosen_[request] = fastest(request, shape);
+  return chosen_[request] = chosen_for(request, shape);
 }
 
-size_t CodeEngines::fastest(const ConvolutionRequest& request, const Conv2dShape& shape) {
-  const std::string what = "convolution of codes " + shape.text() + ": ";
-  const auto& engines = convolutions_->engines(request);
-  if (engines.empty()) {
-    log::info(what + products_->name() + "; " + convolutions_->name() + " has no engine");
+struct CodeEngines::Trial {
+  Tensor x, w, wanted;
+  std::function<void()> by_products;
+};
+
+size_t CodeEngines::chosen_for(const ConvolutionRequest& request, const Conv2dShape& shape) {
+  const std::string what = text_of(request) + ": ";
+  const auto taken = taken_.find(text_of(request));
+  const auto engine = taken == taken_.end() ? std::nullopt : names().find(request, taken->second);
+  if (engine == as_products || convolutions_->engines(request).empty()) {
+    log::info(what + products_->name() +
+              (engine ? " as before" : "; " + convolutions_->name() + " has no engine"));
     return as_products;
   }
-  const Tensor x = codes_for_trial(shape.x_shape(), 1), w = codes_for_trial(shape.w_shape(), 2);
-  const auto by_products = [&] { return conv2d_as_products(x, w, shape); };
-  const Tensor wanted = by_products();
+  Trial trial{codes_for_trial(shape.x_shape(), 1), codes_for_trial(shape.w_shape(), 2), {}, {}};
+  trial.by_products = [&] { conv2d_as_products(trial.x, trial.w, shape); };
+  trial.wanted = conv2d_as_products(trial.x, trial.w, shape);
+  if (engine && is_exact(request, *engine, trial)) {
+    log::info(what + taken->second + " as before");
+    return *engine;
+  }
+  if (taken != taken_.end() && !engine)
+    log::warn(what + taken->second + " is not here; the engine is chosen anew");
+  return fastest(request, trial);
+}
+
+bool CodeEngines::is_exact(const ConvolutionRequest& request, size_t engine, const Trial& trial) {
+  const auto refuse = [&](const std::string& why) {
+    log::warn(text_of(request) + ": " + names().of(request, engine) + why);
+    return false;
+  };
+  const Tensor y = unwritten_floats(request.shape.y_shape());
+  try {
+    run(request, engine, trial.x, trial.w, y);
+  } catch (const InternalError& error) {
+    return refuse(std::string(" is not used: ") + error.what());
+  }
+  return are_equal(y, trial.wanted) || refuse(" does not give the exact sums and is not used");
+}
+
+size_t CodeEngines::fastest(const ConvolutionRequest& request, const Trial& trial) {
   size_t best = as_products;
-  double best_seconds = measure_([&] { by_products(); });
+  double best_seconds = measure_(trial.by_products);
   std::string tried = products_->name() + " " + milliseconds(best_seconds);
-  for (size_t i = 0; i < engines.size(); ++i) {
-    const std::string name = convolutions_->name() + " " + engines[i].name;
-    const Tensor y = unwritten_floats(shape.y_shape());
-    try {
-      run(request, i, x, w, y);
-    } catch (const InternalError& error) {
-      log::warn(what + name + " is not used: " + error.what());
-      continue;
-    }
-    if (!are_equal(y, wanted)) {
-      log::warn(what + name + " does not give the exact sums and is not used");
-      continue;
-    }
-    const double seconds = measure_([&] { run(request, i, x, w, y); });
-    tried += "; " + name + " " + milliseconds(seconds);
+  const Tensor y = unwritten_floats(request.shape.y_shape());
+  for (size_t i = 0; i < convolutions_->engines(request).size(); ++i) {
+    if (!is_exact(request, i, trial)) continue;
+    const double seconds = measure_([&] { run(request, i, trial.x, trial.w, y); });
+    tried += "; " + names().of(request, i) + " " + milliseconds(seconds);
     if (seconds >= best_seconds) continue;
     best = i;
     best_seconds = seconds;
   }
-  const std::string chosen =
-      best == as_products ? products_->name() : convolutions_->name() + " " + engines[best].name;
-  log::info(what + chosen + " (" + tried + ")");
+  log::info(text_of(request) + ": " + names().of(request, best) + " (" + tried + ")");
   return best;
 }
 

@@ -1,20 +1,14 @@
 // core/library/cuda/code_engines.h -- which engine convolves codes: cuDNN's, where it gives the
 // bits of the exact int8 products and takes less time, or those products.
 #pragma once
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 
-#include "core/library/cuda/convolutions.h"
+#include "core/library/cuda/engine_names.h"
 #include "core/library/cuda/library.h"
 
 namespace qt {
-
-// Seconds that the work takes, which is enqueued anew at each call.
-using Measure = std::function<double(const std::function<void()>& enqueue)>;
-// By the clock of the host, several at a time on current_stream(), after a first one.
-double measured_on_stream(const std::function<void()>& enqueue);
 
 class CodeEngines {
  public:
@@ -31,12 +25,19 @@ class CodeEngines {
   Tensor conv2d_as_products(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
   // What computes a shape, for traces and logs.
   std::string name_for(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
+  // As Library's engine_choices and take_engines. An engine that is taken is not timed, but must
+  // still be exact.
+  EngineChoices choices() const;
+  void take(const EngineChoices& choices);
 
  private:
-  static constexpr size_t as_products = ~size_t{0};
   static bool is_eligible(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
+  struct Trial;  // codes and their exact sums
+  EngineNames names() const { return {*products_, convolutions_.get()}; }
   size_t choose(const Conv2dShape& shape);
-  size_t fastest(const ConvolutionRequest& request, const Conv2dShape& shape);
+  size_t chosen_for(const ConvolutionRequest& request, const Conv2dShape& shape);
+  size_t fastest(const ConvolutionRequest& request, const Trial& trial);
+  bool is_exact(const ConvolutionRequest& request, size_t engine, const Trial& trial);
   void run(const ConvolutionRequest& request, size_t engine, const Tensor& x, const Tensor& w,
            const Tensor& y);
 
@@ -44,8 +45,9 @@ class CodeEngines {
   std::shared_ptr<Convolutions> convolutions_;
   int64_t column_bytes_;
   Measure measure_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<ConvolutionRequest, size_t> chosen_;  // a number of Convolutions::engines
+  EngineChoices taken_;
 };
 
 }  // namespace qt

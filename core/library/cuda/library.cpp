@@ -17,13 +17,14 @@ class CudaLibrary final : public Library {
   CudaLibrary(const std::shared_ptr<MatrixProducts>& products,
               const std::shared_ptr<Convolutions>& convolutions, const CudaLibraryOptions& options)
       : products_(products),
-        codes_(products, convolutions, options.column_bytes),
+        codes_(products, convolutions, options.column_bytes, options.measure),
         reals_(products, convolutions, options.column_bytes) {}
   std::string name() const override { return "cuda"; }
 
-  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
+  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
+                Precision precision) override {
     check_conv2d(x, w, shape);
-    return real("conv2d", {ConvolutionPass::forward, ProductType::f32, shape}, x, w);
+    return real("conv2d", {ConvolutionPass::forward, type_for(precision), shape}, x, w);
   }
 
   Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
@@ -65,6 +66,16 @@ class CudaLibrary final : public Library {
     return c;
   }
 
+  EngineChoices engine_choices() const override {
+    EngineChoices all = codes_.choices();
+    all.merge(reals_.choices());
+    return all;
+  }
+  void take_engines(const EngineChoices& choices) override {
+    codes_.take(choices);
+    reals_.take(choices);
+  }
+
  protected:
   Tensor integer_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
     return codes("conv2d_codes", x, w, shape);
@@ -83,7 +94,9 @@ class CudaLibrary final : public Library {
              operation + " of the library 'cuda' needs a GPU's stream; the CPU's is current");
   }
   static ProductType type_for(Precision precision) {
-    return precision == Precision::bf16 ? ProductType::bf16 : ProductType::f32;
+    return precision == Precision::bf16   ? ProductType::bf16
+           : precision == Precision::tf32 ? ProductType::tf32
+                                          : ProductType::f32;
   }
   Tensor real(const std::string& operation, const ConvolutionRequest& request, const Tensor& first,
               const Tensor& second) {

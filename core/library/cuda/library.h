@@ -1,6 +1,7 @@
 // core/library/cuda/library.h -- the library on an NVIDIA GPU: products of matrices, and
 // convolutions as products of matrices.
 #pragma once
+#include <functional>
 #include <memory>
 
 #include "core/library/cuda/convolutions.h"
@@ -9,10 +10,16 @@
 
 namespace qt {
 
+// Seconds that the work takes, which is enqueued anew at each call.
+using Measure = std::function<double(const std::function<void()>& enqueue)>;
+// By the clock of the host, several at a time on current_stream(), after a first one.
+double measured_on_stream(const std::function<void()>& enqueue);
+
 struct CudaLibraryOptions {
   // At most so many bytes of windows are written out at once; at least one image's are. The number
   // of images at a time decides the order in which gradients of weights are added.
   int64_t column_bytes = int64_t{512} << 20;
+  Measure measure = measured_on_stream;  // by which engines are chosen
 };
 
 // Tensors lie in GPU memory; all work is enqueued on current_stream(), which must be a GPU's.

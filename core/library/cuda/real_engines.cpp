@@ -23,22 +23,18 @@ Shape result_shape(const ConvolutionRequest& request) {
   }
 }
 
-const char* name_of(ConvolutionPass pass) {
-  return pass == ConvolutionPass::forward         ? "convolution"
-         : pass == ConvolutionPass::backward_data ? "gradient of data"
-                                                  : "gradient of weights";
-}
-
 }  // namespace
 
 Tensor RealEngines::run(const ConvolutionRequest& request, const Tensor& first,
                         const Tensor& second) {
-  if (!has_engine(request)) return run_as_products(request, first, second);
+  const size_t engine = engine_for(request);
+  if (engine == as_products) return run_as_products(request, first, second);
   const Tensor a = operand(first, request.type), b = operand(second, request.type);
-  const auto bytes = int64_t(convolutions_->engines(request)[0].workspace);
+  const auto bytes = int64_t(convolutions_->engines(request)[engine].workspace);
   const Tensor workspace = bytes ? Tensor::empty({bytes}, DType::u8) : Tensor();
   Tensor result = Tensor::empty(result_shape(request), operand_type(request.type));
-  convolutions_->run(request, 0, a.raw(), b.raw(), result.raw(), workspace.raw(), current_stream());
+  convolutions_->run(request, engine, a.raw(), b.raw(), result.raw(), workspace.raw(),
+                     current_stream());
   return to_float(result);
 }
 
@@ -56,21 +52,40 @@ Tensor RealEngines::run_as_products(const ConvolutionRequest& request, const Ten
 }
 
 std::string RealEngines::name_for(const ConvolutionRequest& request) {
-  return has_engine(request) ? convolutions_->name() + " " + convolutions_->engines(request)[0].name
-                             : products_->name();
+  return names().of(request, engine_for(request));
 }
 
-bool RealEngines::has_engine(const ConvolutionRequest& request) {
-  if (!convolutions_) return false;
+EngineChoices RealEngines::choices() const {
   const std::lock_guard lock(mutex_);
-  const auto found = noted_.find(request);
-  if (found != noted_.end()) return found->second;
-  const auto& engines = convolutions_->engines(request);
-  log::info(std::string(name_of(request.pass)) + " " + request.shape.text() + " in " +
-            qt::name_of(request.type) + ": " +
-            (engines.empty() ? products_->name() + "; " + convolutions_->name() + " has no engine"
-                             : convolutions_->name() + " " + engines[0].name));
-  return noted_[request] = !engines.empty();
+  EngineChoices all = taken_;
+  for (const auto& [request, engine] : chosen_) all[text_of(request)] = names().of(request, engine);
+  return all;
+}
+
+void RealEngines::take(const EngineChoices& choices) {
+  const std::lock_guard lock(mutex_);
+  taken_ = choices;
+}
+
+size_t RealEngines::engine_for(const ConvolutionRequest& request) {
+  const std::lock_guard lock(mutex_);
+  const auto found = chosen_.find(request);
+  if (found != chosen_.end()) return found->second;
+  const std::string what = text_of(request) + ": ";
+  const auto taken = taken_.find(text_of(request));
+  if (taken != taken_.end()) {
+    if (const auto engine = names().find(request, taken->second)) {
+      log::info(what + taken->second + " as before");
+      return chosen_[request] = *engine;
+    }
+    log::warn(what + taken->second + " is not here; from now on the last bits may differ");
+  }
+  const bool has_engine = convolutions_ && !convolutions_->engines(request).empty();
+  const size_t engine = has_engine ? 0 : as_products;
+  const bool lacks = convolutions_ && !has_engine;
+  log::info(what + names().of(request, engine) +
+            (lacks ? "; " + convolutions_->name() + " has no engine" : ""));
+  return chosen_[request] = engine;
 }
 
 }  // namespace qt

@@ -7,7 +7,7 @@
 #include <mutex>
 #include <utility>
 
-#include "core/library/cuda/convolutions.h"
+#include "core/library/cuda/engine_names.h"
 #include "core/library/cuda/library.h"
 
 namespace qt {
@@ -28,15 +28,20 @@ class RealEngines {
                          const Tensor& second);
   // What computes a request, for traces and logs.
   std::string name_for(const ConvolutionRequest& request);
+  // As Library's engine_choices and take_engines.
+  EngineChoices choices() const;
+  void take(const EngineChoices& choices);
 
  private:
-  bool has_engine(const ConvolutionRequest& request);
+  EngineNames names() const { return {*products_, convolutions_.get()}; }
+  size_t engine_for(const ConvolutionRequest& request);
 
   std::shared_ptr<MatrixProducts> products_;
   std::shared_ptr<Convolutions> convolutions_;
   int64_t column_bytes_;
-  std::mutex mutex_;
-  std::map<ConvolutionRequest, bool> noted_;
+  mutable std::mutex mutex_;
+  std::map<ConvolutionRequest, size_t> chosen_;
+  EngineChoices taken_;
 };
 
 }  // namespace qt

@@ -71,7 +71,7 @@ inline void expect_exact_gradients(Library& library, const Conv2dShape& shape,
                                    double rounding_to_bf16 = 0) {
   const Tensor w = codes_of(shape.w_shape(), {-7, 7}, Fill::uniform, 2),
                dy = to_float(codes_of(shape.y_shape(), {-7, 7}, Fill::uniform, 3));
-  for (const Precision precision : {Precision::f32, Precision::bf16}) {
+  for (const Precision precision : {Precision::f32, Precision::tf32, Precision::bf16}) {
     const double tolerance = precision == Precision::bf16 ? rounding_to_bf16 : 0;
     const auto dx = on_both(library, [&](Library& l, auto place) {
       return l.conv2d_backward_data(place(dy), place(w), shape, precision);
@@ -84,6 +84,20 @@ inline void expect_exact_gradients(Library& library, const Conv2dShape& shape,
       });
       EXPECT_LE(relative_error(dw.got, dw.wanted), tolerance) << shape.text();
     }
+  }
+}
+
+// Likewise the forward pass.
+inline void expect_exact_forward(Library& library, const Conv2dShape& shape,
+                                 double rounding_to_bf16 = 0) {
+  const Tensor x = to_float(codes_of(shape.x_shape(), {-7, 7}, Fill::uniform, 1)),
+               w = to_float(codes_of(shape.w_shape(), {-7, 7}, Fill::uniform, 2));
+  for (const Precision precision : {Precision::f32, Precision::tf32, Precision::bf16}) {
+    const auto y = on_both(library, [&](Library& l, auto place) {
+      return l.conv2d(place(x), place(w), shape, precision);
+    });
+    EXPECT_LE(relative_error(y.got, y.wanted), precision == Precision::bf16 ? rounding_to_bf16 : 0)
+        << shape.text() << " in " << name_of(precision);
   }
 }
 

@@ -1,10 +1,10 @@
-// tests/emulation/launchers_test.cpp -- every launcher's device code, thread by thread on the
-// emulated GPU, against its CPU code: the same bits in three thread orders.
+// tests/gpu/launchers_test.cpp -- every launcher's device code against its CPU code: the same bits,
+// on the emulated GPU in three thread orders.
 #include <gtest/gtest.h>
 
 #include "core/kernel/launch.h"
 #include "core/kernel/segments.h"
-#include "tests/emulation/emulated_gpu.h"
+#include "tests/gpu/on_gpu.h"
 
 namespace qt {
 namespace {
@@ -36,24 +36,29 @@ std::vector<Extents> row_extents() {
   return all;
 }
 
+Tensor unwritten_of(const Tensor& t) {
+  const UseStream host(Stream{});
+  return unwritten(t.shape(), t.dtype());
+}
+
 // Runs `launch` on the CPU's tensors and on copies in the GPU's memory: body(stream, inputs,
 // outputs) must leave the same bits in the outputs, which are full of NaN before.
 template <class Body>
 void expect_same_on_gpu(const Tensors& inputs, const Tensors& outputs, Body body) {
   body(Stream{}, inputs, outputs);
   const bool one_order = build == Build::thread || inputs[0].dim(0) > 1000;
-  for (const emulator::Order order : all_orders) {
-    if (one_order && order != emulator::Order::descending) continue;
-    emulator::set_order(order, 7);
+  for (int order = 0; order < gpu_under_test::orders(); ++order) {
+    if (one_order && order != gpu_under_test::orders() / 2) continue;
+    gpu_under_test::start(order);
     const GpuStream gpu;
     Tensors in, out;
     for (const Tensor& t : inputs) in.push_back(to_gpu(t, gpu.stream()));
     const UseStream use(gpu.stream());
-    for (const Tensor& t : outputs) out.push_back(Tensor::empty(t.shape(), t.dtype()));
+    for (const Tensor& t : outputs) out.push_back(to_gpu(unwritten_of(t), gpu.stream()));
     body(gpu.stream(), in, out);
     for (size_t i = 0; i < out.size(); ++i)
       EXPECT_EQ(difference_in_bits(to_host(out[i], gpu.stream()), outputs[i]), "")
-          << "output " << i << ", " << name_of(order);
+          << "output " << i << ", " << gpu_under_test::name_of_order(order);
   }
 }
 
@@ -72,7 +77,7 @@ Tensor bytes(const Shape& shape, int64_t seed) {
   return t;
 }
 
-class Launchers : public EmulatedGpu {};
+class Launchers : public OnGpu {};
 
 struct Mixed {
   QT_HD Values<2> operator()(float x, int8_t code, float b, float scale) const {
@@ -155,6 +160,111 @@ TEST_F(Launchers, SumColumns) {
                                         in(x[0].data<float>()), per_channel(x[1].data<float>()));
                        });
   });
+}
+
+// ---- packets ----
+
+TEST_F(Launchers, PacketsAreMadeWhereAddressesAndExtentsAllow) {
+  using kernel::packets_of;
+  alignas(16) float reals[64] = {};
+  alignas(16) int8_t codes[64] = {};
+  EXPECT_EQ(packets_of<4>(5, 8, in(reals), in(codes), per_channel(reals), out(reals)), 10);
+  EXPECT_EQ(packets_of<4>(5, 6, in(reals), per_channel(reals), out(reals)), 0);
+  EXPECT_EQ(packets_of<4>(5, 7, in(reals), scalar(reals + 1), out(codes)), 8)
+      << "no row, no channel: all but the last three elements";
+  EXPECT_EQ(packets_of<4>(5, 8, in(reals + 1), out(reals)), 0);
+  EXPECT_EQ(packets_of<4>(5, 8, in(reals), out(reals + 2)), 0);
+  EXPECT_EQ(packets_of<4>(5, 8, in(reals), per_channel(reals + 3)), 0);
+  EXPECT_EQ(packets_of<4>(5, 8, in(reals), in(codes + 2)), 0);
+  EXPECT_EQ(packets_of<4>(5, 8, in(reals), in(codes + 4)), 10) << "four codes are four bytes";
+  EXPECT_EQ(packets_of<4>(5, 8, lookup(codes + 1, reals), out(reals)), 0);
+  EXPECT_EQ((kernel::packet_elements<Element<float>, Output<int8_t>>), 4);
+  EXPECT_EQ((kernel::packet_elements<Element<int8_t>, Output<int8_t>, Scalar<float>>), 16);
+  EXPECT_EQ((kernel::packet_elements<Element<BFloat16>, PerChannel<float>>), 8);
+  EXPECT_EQ((kernel::packet_elements<Element<float>, Output<double>>), 2);
+}
+
+// Where tensors begin, in elements off a packet.
+std::vector<int64_t> shifts() {
+  if (build == Build::thread) return {0, 1};
+  return {0, 1, 2, 4, 7};
+}
+
+struct Flat {
+  QT_HD Values<2> operator()(float x, int8_t code, float scale) const {
+    return {{rintf(x * scale) + float(code), x - scale}};
+  }
+};
+
+TEST_F(Launchers, MapOfAnyCountAtAnyAddress) {
+  const int64_t most = 1060;
+  for (const int64_t shift : shifts())
+    for (const int64_t n : {1, 3, 4, 5, 15, 16, 17, 1023, 1050}) {
+      if (build == Build::thread && n > 20) continue;
+      SCOPED_TRACE(std::to_string(n) + " elements, " + std::to_string(shift) + " off");
+      expect_same_on_gpu({numbers({most}, 1, 3), bytes({most}, 2), numbers({1}, 4)},
+                         {unwritten({most}, DType::i8), unwritten({most}, DType::bf16)},
+                         [=](Stream stream, const Tensors& x, Tensors y) {
+                           map(stream, n, 1, Flat{}, in(x[0].data<float>() + shift),
+                               in(x[1].data<int8_t>() + shift), scalar(x[2].data<float>()),
+                               out(y[0].data<int8_t>() + shift),
+                               out(y[1].data<BFloat16>() + shift));
+                         });
+      if (HasFailure()) return;
+    }
+}
+
+struct OfTable {
+  QT_HD int8_t operator()(int8_t code, int8_t from_table) const { return code ^ from_table; }
+};
+
+// Sixteen codes at a time.
+TEST_F(Launchers, MapOfCodesAtAnyAddress) {
+  for (const int64_t channels : {8, 16, 48, 50})
+    for (const int64_t shift : shifts()) {
+      const int64_t rows = 7, n = rows * channels;
+      SCOPED_TRACE(std::to_string(channels) + " channels, " + std::to_string(shift) + " off");
+      expect_same_on_gpu({bytes({n + 8}, 1), bytes({n + 8}, 2), bytes({channels, 256}, 3)},
+                         {unwritten({n + 8}, DType::i8)},
+                         [=](Stream stream, const Tensors& x, Tensors y) {
+                           map(stream, rows, channels, OfTable{}, in(x[0].data<int8_t>() + shift),
+                               lookup(x[1].data<int8_t>() + shift, x[2].data<int8_t>()),
+                               out(y[0].data<int8_t>() + shift));
+                         });
+      if (HasFailure()) return;
+    }
+}
+
+TEST_F(Launchers, SumsAndMomentsOfColumnsAtAnyAddress) {
+  const int64_t rows = build == Build::thread ? 5 : 131, most = 40 * rows + 8;
+  for (const int64_t channels : {4, 30, 36})
+    for (const int64_t shift : shifts()) {
+      SCOPED_TRACE(std::to_string(channels) + " channels, " + std::to_string(shift) + " off");
+      expect_same_on_gpu({numbers({most}, 1), numbers({channels + 8}, 2)},
+                         {unwritten({3, channels}), unwritten({channels}), unwritten({channels})},
+                         [=](Stream stream, const Tensors& x, Tensors y) {
+                           sum_columns<3>(stream, rows, channels, ThreeSums{}, y[0].data<float>(),
+                                          in(x[0].data<float>() + shift),
+                                          per_channel(x[1].data<float>() + shift));
+                           column_moments(stream, rows, channels, x[0].data<float>() + shift,
+                                          y[1].data<float>(), y[2].data<float>());
+                         });
+      if (HasFailure()) return;
+    }
+}
+
+// More chunks than are merged at a time.
+TEST_F(Launchers, SumsAndMomentsOfManyRows) {
+  if (build != Build::plain) GTEST_SKIP() << "takes long under a sanitizer";
+  const int64_t rows = 70 * chunk_rows + 5, channels = 5;
+  expect_same_on_gpu({numbers({rows, channels}, 1), numbers({channels}, 2)},
+                     {unwritten({3, channels}), unwritten({channels}), unwritten({channels})},
+                     [=](Stream stream, const Tensors& x, Tensors y) {
+                       sum_columns<3>(stream, rows, channels, ThreeSums{}, y[0].data<float>(),
+                                      in(x[0].data<float>()), per_channel(x[1].data<float>()));
+                       column_moments(stream, rows, channels, x[0].data<float>(),
+                                      y[1].data<float>(), y[2].data<float>());
+                     });
 }
 
 struct TwoRowSums {
@@ -248,6 +358,24 @@ TEST_F(Launchers, GatherWindows) {
   }
 }
 
+TEST_F(Launchers, WindowsAtAnyAddress) {
+  for (const WindowShape& s : {WindowShape{1, 5, 7, 8, 3, 4, 3, 2, 1}, {1, 4, 4, 6, 2, 2, 2, 2, 0}})
+    for (const int64_t shift : shifts()) {
+      const int64_t inputs = s.n * s.h * s.w * s.c, outputs = s.n * s.out_h * s.out_w * s.c;
+      SCOPED_TRACE(std::to_string(s.c) + " channels, " + std::to_string(shift) + " off");
+      expect_same_on_gpu(
+          {numbers({inputs + 8}, 1), numbers({outputs + 8}, 2), bytes({outputs + 8}, 3)},
+          {unwritten({outputs + 8}), unwritten({outputs + 8}, DType::u8), unwritten({inputs + 8})},
+          [=](Stream stream, const Tensors& x, Tensors y) {
+            fold_windows(stream, s, Seen{}, x[0].data<float>() + shift,
+                         out(y[0].data<float>() + shift), out(y[1].data<uint8_t>() + shift));
+            gather_windows(stream, s, Gathered{}, x[1].data<float>() + shift,
+                           x[2].data<int8_t>() + shift, y[2].data<float>() + shift);
+          });
+      if (HasFailure()) return;
+    }
+}
+
 struct ScaledSum {
   float by;
   QT_HD Values<2> operator()(float x, float y, float scale) const {
@@ -272,19 +400,21 @@ TEST_F(Launchers, MapOfSegments) {
   Tensors inputs, outputs;
   const std::vector<int64_t> lengths = segment_lengths();
   for (size_t i = 0; i < lengths.size(); ++i) {
-    inputs.push_back(numbers({lengths[i]}, uint32_t(i)));
-    inputs.push_back(numbers({lengths[i]}, uint32_t(i) + 1000));
-    outputs.push_back(unwritten({lengths[i]}));
-    outputs.push_back(unwritten({lengths[i]}));
+    inputs.push_back(numbers({lengths[i] + 2}, uint32_t(i)));
+    inputs.push_back(numbers({lengths[i] + 2}, uint32_t(i) + 1000));
+    outputs.push_back(unwritten({lengths[i] + 2}));
+    outputs.push_back(unwritten({lengths[i] + 2}));
   }
   inputs.push_back(numbers({1}, 5));
   expect_same_on_gpu(inputs, outputs, [&](Stream stream, const Tensors& x, Tensors y) {
     Segments<ScaledSum, Element<float>, Element<float>, Scalar<float>, Output<float>, Output<float>>
         list;
-    for (size_t i = 0; i < lengths.size(); ++i)
-      list.add(lengths[i], ScaledSum{float(i)}, in(x[2 * i].data<float>()),
-               in(x[2 * i + 1].data<float>()), scalar(x.back().data<float>()),
-               out(y[2 * i].data<float>()), out(y[2 * i + 1].data<float>()));
+    for (size_t i = 0; i < lengths.size(); ++i) {
+      const size_t off = i % 3;  // a packet, or not
+      list.add(lengths[i], ScaledSum{float(i)}, in(x[2 * i].data<float>() + off),
+               in(x[2 * i + 1].data<float>() + off), scalar(x.back().data<float>()),
+               out(y[2 * i].data<float>() + off), out(y[2 * i + 1].data<float>() + off));
+    }
     list.map(stream);
   });
 }

@@ -1,0 +1,45 @@
+// core/library/cuda/engine_names.h -- engines of convolutions by name: what is logged, and stored
+// in checkpoints.
+#pragma once
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/library/cuda/convolutions.h"
+
+namespace qt {
+
+// In the place of a number of Convolutions::engines: matrix products.
+constexpr size_t as_products = ~size_t{0};
+
+// Products and, where there is cuDNN, its engines.
+struct EngineNames {
+  const MatrixProducts& products;
+  Convolutions* convolutions;
+
+  std::string of(const ConvolutionRequest& request, size_t engine) const {
+    return engine == as_products
+               ? products.name()
+               : convolutions->name() + " " + convolutions->engines(request).at(engine).name;
+  }
+  // Nothing where no engine for the request has this name.
+  std::optional<size_t> find(const ConvolutionRequest& request, const std::string& name) const {
+    if (name == products.name()) return as_products;
+    const size_t count = convolutions ? convolutions->engines(request).size() : 0;
+    for (size_t i = 0; i < count; ++i)
+      if (of(request, i) == name) return i;
+    return {};
+  }
+};
+
+// "gradient of data 64x32x32x16 -> 16 3x3 stride 1 padding 1 in bf16": what a choice is kept under.
+inline std::string text_of(const ConvolutionRequest& request) {
+  const char* const pass = request.pass == ConvolutionPass::forward ? "convolution "
+                           : request.pass == ConvolutionPass::backward_data
+                               ? "gradient of data "
+                               : "gradient of weights ";
+  if (request.type == ProductType::i8) return "convolution of codes " + request.shape.text();
+  return pass + request.shape.text() + " in " + name_of(request.type);
+}
+
+}  // namespace qt

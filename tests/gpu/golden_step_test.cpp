@@ -1,0 +1,92 @@
+// tests/gpu/golden_step_test.cpp -- the resnet20 model in float mode on a GPU: PyTorch's training
+// step.
+#include <gtest/gtest.h>
+
+#include "core/ops/ops.h"
+#include "layers/model.h"
+#include "tests/gpu/libraries.h"
+#include "tests/gpu/on_gpu.h"
+#include "tests/support/golden_resnet20.h"
+#include "train/network.h"
+#include "train/optimizer.h"
+
+namespace qt {
+namespace {
+
+namespace golden = golden_resnet20;
+
+using NamedTensorMap = std::map<std::string, Tensor>;
+
+class GoldenStepOnGpu : public OnGpu {
+ protected:
+  // Sums in f32 may turn the sign of an activation next to zero, whose gradients then come or go:
+  // on a real GPU as for the CPU's libraries.
+  static double tolerance() { return gpu_under_test::is_emulated() ? 2e-5 : 5e-3; }
+
+  static std::unique_ptr<Model> resnet20() {
+    ModelSpec spec;
+    spec.name = "resnet20";
+    spec.mean = {golden::pixel_mean, golden::pixel_mean, golden::pixel_mean};
+    spec.std = {golden::pixel_std, golden::pixel_std, golden::pixel_std};
+    auto model = make_model(spec);
+    NamedTensorMap first = golden::initial_values();
+    for (const auto& [name, parameter] : parameters_of(*model))
+      if (parameter->kind != Parameter::Kind::step) parameter->set(first.at(name));
+    return model;
+  }
+
+  // Of the trained parameters, in the host's memory.
+  static NamedTensorMap values(Model& model, bool gradients) {
+    NamedTensorMap all;
+    for (const auto& [name, parameter] : parameters_of(model))
+      if (parameter->kind != Parameter::Kind::step)
+        all[name] = on_host(gradients ? parameter->var.grad() : parameter->var.value());
+    return all;
+  }
+
+  static void expect_near(const Tensor& got, const Tensor& wanted, const std::string& what) {
+    EXPECT_EQ(difference_of(doubles(got), doubles(wanted), tolerance()), "") << what;
+  }
+};
+
+TEST_F(GoldenStepOnGpu, EqualsPyTorchs) {
+  const Golden file("resnet20.safetensors");
+  const auto model = resnet20();
+  const GpuStream gpu;
+  const UseLibrary library(libraries_under_test().front().library);
+  const UseStream use(gpu.stream());
+  place_here(*model);
+  const auto optimizer = make_optimizer(
+      {.momentum = golden::momentum, .weight_decay = golden::weight_decay}, parameters_of(*model));
+  Tensor pixels;
+  {
+    const UseStream host(Stream{});
+    pixels = golden::pixels();
+  }
+  const Var logits = model->forward(here(pixels), {.mode = ForwardMode::float32, .training = true});
+  const Var loss = softmax_cross_entropy(logits, here(file["labels"]), 0);
+  Tape::current().backward(loss, Tensor::full({1}, 1));
+  const Tensor got_logits = on_host(logits.value()), got_loss = on_host(loss.value());
+  const NamedTensorMap gradients = values(*model, true);
+  optimizer->step(golden::learning_rate);
+  const NamedTensorMap weights = values(*model, false);
+  NamedTensorMap statistics;
+  Visitor visitor;
+  visitor.buffer = [&](const std::string& name, Tensor& t) {
+    if (!name.ends_with(".scale_floor")) statistics[name] = on_host(t);
+  };
+  model->visit(visitor);
+
+  const UseStream host(Stream{});
+  const UseLibrary plain(library_by_name("reference"));
+  expect_near(got_logits, file["step0.logits"], "logits");
+  expect_near(got_loss, file["step0.loss"], "loss");
+  golden::expect_equal(file, 0, "gradient", gradients, tolerance());
+  golden::expect_equal(file, 0, "weight", weights, tolerance());
+  EXPECT_GT(statistics.size(), 30u);
+  for (const auto& [name, value] : statistics)
+    expect_near(value, file["step0.buffer." + name], name);
+}
+
+}  // namespace
+}  // namespace qt
