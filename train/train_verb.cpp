@@ -101,6 +101,14 @@ std::shared_ptr<const Device> device_of_rank(const std::string& name, CurrentRun
   return device;
 }
 
+std::optional<Simulation> simulation_of(const CommandLine& command, const Communicator& ranks) {
+  if (command.simulate.empty()) return {};
+  const Simulation simulation = simulation_from(command.simulate);
+  if (ranks.alone())
+    throw ConfigError("--simulate: there is one process; accidents are for runs of several");
+  return simulation;
+}
+
 }  // namespace
 
 ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
@@ -119,12 +127,7 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
     return ExitCode::done;
   }
   const Place place = place_of(command);
-  std::optional<Simulation> simulation;
-  if (!command.simulate.empty()) {
-    simulation = simulation_from(command.simulate);
-    if (run.ranks->alone())
-      throw ConfigError("--simulate: there is one process; accidents are for runs of several");
-  }
+  const std::optional<Simulation> simulation = simulation_of(command, *run.ranks);
   meet(simulation, *run.ranks, Simulation::Place::init);
   const auto device = device_of_rank(experiment.device, run);
   Communicator& ranks = *run.ranks;
