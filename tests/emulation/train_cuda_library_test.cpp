@@ -128,8 +128,10 @@ TEST_F(EmulatedTrainingByTheCudaLibrary, AResumedRunTakesTheEnginesOfTheCheckpoi
   EXPECT_EQ(rest.engines, whole.engines);
   EXPECT_TRUE(rest.model == whole.model);
   EXPECT_TRUE(rest.program == whole.program);
-  for (size_t i = 0; i < now->ran.size(); ++i)
-    if (now->types[i] == ProductType::i8) ASSERT_EQ(now->ran[i], "second");
+  for (size_t i = 0; i < now->ran.size(); ++i) {
+    if (now->types[i] != ProductType::i8) continue;
+    ASSERT_EQ(now->ran[i], "second");
+  }
 }
 
 }  // namespace
