@@ -4,11 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
+#include <filesystem>
 
 #include "core/base/philox.h"
 #include "core/ops/ops.h"
 #include "distributed/buckets.h"
 #include "tests/support/memory_transport.h"
+#include "tests/support/places.h"
+#include "train/experiment.h"
 #include "train/network.h"
 #include "train/optimizer.h"
 #include "train/simulation.h"
@@ -147,6 +151,57 @@ TEST(Replicas, SynchronizedRanksTakeTheQuantizedStepOfOneProcess) {
     EXPECT_EQ(alone.statistics, parts[0].statistics) << world;
     EXPECT_NEAR(alone.loss, parts[0].loss, 1e-6) << world;
     EXPECT_LT(distance(alone.gradients, parts[0].gradients), 1e-5) << world;
+  }
+}
+
+// The recipe's own batch of real pictures: codes of the first two layers in the first step.
+std::vector<int8_t> first_codes_of_recipe(Communicator& ranks, const Experiment& experiment,
+                                          const std::shared_ptr<const Dataset>& set) {
+  const auto model = build_model(experiment, *set);
+  observe_on(*model, ranks);
+  LoaderSpec spec = train_loader_spec(experiment);
+  spec.rank = ranks.rank(), spec.world = ranks.world(), spec.workers = 0;
+  Loader calibration(set, spec), loader(set, spec);
+  calibrate(*model, calibration, 1, ForwardMode::int8, &ranks);
+  loader.start_epoch(0);
+  Batch batch;
+  loader.next(batch);
+  const Tape::Pause pause;
+  const Pass pass{.mode = ForwardMode::int8, .training = true, .synchronize = &ranks};
+  const auto& steps = model->steps();
+  Var x = steps.at(0).layer->forward({Var(batch.images)}, pass);
+  std::vector<int8_t> codes;
+  for (size_t layer = 1; layer <= 2; ++layer) {
+    x = steps.at(layer).layer->forward({x}, pass);
+    const auto of_layer = x.value().to_vector<int8_t>();
+    codes.insert(codes.end(), of_layer.begin(), of_layer.end());
+  }
+  return codes;
+}
+
+TEST(Replicas, GiveTheFirstStepOfTheCifar10RecipeTheCodesOfOneProcess) {
+  const char* const data = std::getenv("QATTRAIN_DATA");
+  if (!data || !std::filesystem::exists(std::string(data) + "/cifar10-jpeg/train"))
+    GTEST_SKIP() << "*** NOT TESTED on real pictures: QATTRAIN_DATA names no folder with "
+                    "cifar10-jpeg ***";
+  Experiment experiment;
+  load_config(experiment, source_folder() + "/configs/cifar10_resnet20_w8a8.yaml",
+              std::vector<std::string>{});
+  const std::shared_ptr<const Dataset> set = make_dataset(dataset_spec(experiment), Split::train);
+  const auto single = make_single_communicator();
+  const std::vector<int8_t> alone = first_codes_of_recipe(*single, experiment, set);
+  ASSERT_EQ(alone.size(), size_t(2 * experiment.train.batch * 32 * 32 * 16));
+  for (const int world : {2, 4}) {
+    std::vector<std::vector<int8_t>> parts{size_t(world)};
+    on_ranks(world, [&](Communicator& ranks) {
+      parts[size_t(ranks.rank())] = first_codes_of_recipe(ranks, experiment, set);
+    });
+    std::vector<int8_t> together;  // layer by layer, each rank's part after that of the one before
+    for (size_t layer = 0; layer < 2; ++layer)
+      for (const auto& part : parts)
+        together.insert(together.end(), part.begin() + int64_t(layer * part.size() / 2),
+                        part.begin() + int64_t((layer + 1) * part.size() / 2));
+    EXPECT_TRUE(together == alone) << world << " ranks";
   }
 }
 
