@@ -51,8 +51,8 @@ class GoldenStepOnGpu : public OnGpu {
 
 TEST_F(GoldenStepOnGpu, EqualsPyTorchs) {
   const Golden file("resnet20.safetensors");
+  const GpuStream gpu;  // outlives what is computed on it
   const auto model = resnet20();
-  const GpuStream gpu;
   const UseLibrary library(libraries_under_test().front().library);
   const UseStream use(gpu.stream());
   place_here(*model);
