@@ -13,7 +13,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <source_location>
 #include <stdexcept>
 
 inline uint3 threadIdx, blockIdx;  // of the CUDA thread that runs
@@ -26,7 +25,24 @@ struct Violation : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-using Site = std::source_location;
+// Where a CUDA thread waits: std::source_location, which clang has from version 15 on.
+class Site {
+ public:
+  static constexpr Site current(const char* file = __builtin_FILE(),
+                                unsigned line = __builtin_LINE()) {
+    Site here;
+    here.file_ = file;
+    here.line_ = line;
+    return here;
+  }
+  constexpr const char* file_name() const { return file_; }
+  constexpr unsigned line() const { return line_; }
+
+ private:
+  const char* file_ = "";
+  unsigned line_ = 0;
+};
+
 enum class Order { ascending, descending, shuffled };
 
 // The order in which threads and blocks run, from now on.
