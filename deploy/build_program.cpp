@@ -9,6 +9,12 @@
 namespace qt {
 namespace {
 
+// [n, h, w, c] as [h, w, c]; a flat [n, c] as [1, 1, c].
+Shape of_one_image(const Shape& output) {
+  if (output.rank() < 4) return Shape({1, 1, output[-1]});
+  return Shape({output[1], output[2], output[3]});
+}
+
 class Builder {
  public:
   explicit Builder(Model& model) : model_(model) {}
@@ -19,7 +25,7 @@ class Builder {
       step_ = &step;
       Instruction at;
       at.name = step.name;
-      at.output = Shape({step.output[-3], step.output[-2], step.output[-1]});
+      at.output = of_one_image(step.output);
       for (const int input : step.inputs)
         if (input >= 0) at.inputs.push_back(input);
       lower(at);
