@@ -11,7 +11,10 @@ void CodeConvolution::run(const Tensor& x, const TakeSums& take) const {
   check_extents("a prepared convolution's x", x, shape.x_shape());
   if (LibraryTrace::active())
     LibraryTrace::note({library(), "conv2d_codes", kernel(), arithmetic(), shape.text()});
-  compute(x, shape, take);
+  if (x.dtype() == DType::u8)
+    compute(x.data<uint8_t>(), shape, take);
+  else
+    compute(x.data<int8_t>(), shape, take);
 }
 
 Tensor CodeConvolution::rounded_sums(const Tensor& x) const {

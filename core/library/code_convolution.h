@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "core/library/library.h"
 
@@ -22,22 +23,29 @@ using TakeSums = std::function<void(const CodeSums&)>;
 // that the kernel reads.
 class CodeConvolution {
  public:
-  explicit CodeConvolution(const Conv2dShape& shape) : shape_(shape) {}
+  // As in LibraryCall: "winograd", "F(4x4, 3x3)", "s16s16s32".
+  struct Names {
+    std::string library, kernel, arithmetic;
+  };
+  CodeConvolution(const Conv2dShape& shape, Names names)
+      : shape_(shape), names_(std::move(names)) {}
   virtual ~CodeConvolution() = default;
   // x: [n, h, w, c] of any n, codes within the range that this was made for. The sums are those of
   // plain loops, whatever the number of threads.
   void run(const Tensor& x, const TakeSums& take) const;
   // The same as Library::conv2d_codes: each sum rounded to f32 once.
   Tensor rounded_sums(const Tensor& x) const;
-  virtual std::string library() const = 0;     // "winograd", as in LibraryCall
-  virtual std::string kernel() const = 0;      // "F(4x4, 3x3)"
-  virtual std::string arithmetic() const = 0;  // "s16s16s32"
+  const std::string& library() const { return names_.library; }
+  const std::string& kernel() const { return names_.kernel; }
+  const std::string& arithmetic() const { return names_.arithmetic; }
 
  protected:
-  virtual void compute(const Tensor& x, const Conv2dShape& shape, const TakeSums& take) const = 0;
+  virtual void compute(const int8_t* x, const Conv2dShape& shape, const TakeSums& take) const = 0;
+  virtual void compute(const uint8_t* x, const Conv2dShape& shape, const TakeSums& take) const = 0;
 
  private:
   Conv2dShape shape_;
+  Names names_;
 };
 
 }  // namespace qt

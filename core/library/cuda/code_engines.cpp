@@ -98,29 +98,14 @@ std::string CodeEngines::name_for(const Tensor& x, const Tensor& w, const Conv2d
   return names().of(request_for(shape), choose(shape));
 }
 
-EngineChoices CodeEngines::choices() const {
-  const std::lock_guard lock(mutex_);
-  EngineChoices all = taken_;
-  for (const auto& [request, engine] : chosen_) all[text_of(request)] = names().of(request, engine);
-  return all;
-}
-
-void CodeEngines::take(const EngineChoices& choices) {
-  const std::lock_guard lock(mutex_);
-  taken_ = choices;
-}
-
 size_t CodeEngines::choose(const Conv2dShape& shape) {
-  const std::lock_guard lock(mutex_);
   const ConvolutionRequest request = request_for(shape);
-  const auto found = chosen_.find(request);
-  if (found != chosen_.end()) return found->second;
-  if (is_recording()) {
+  return chosen_.of(request, [&]() -> std::optional<size_t> {
+    if (!is_recording()) return chosen_for(request, shape);
     log::warn("convolution of codes " + shape.text() +
               " was first met while a graph was recorded: it runs as matrix products");
-    return as_products;
-  }
-  return chosen_[request] = chosen_for(request, shape);
+    return {};
+  });
 }
 
 struct CodeEngines::Trial {
@@ -130,8 +115,8 @@ struct CodeEngines::Trial {
 
 size_t CodeEngines::chosen_for(const ConvolutionRequest& request, const Conv2dShape& shape) {
   const std::string what = text_of(request) + ": ";
-  const auto taken = taken_.find(text_of(request));
-  const auto engine = taken == taken_.end() ? std::nullopt : names().find(request, taken->second);
+  const std::string* const earlier = chosen_.earlier(request);
+  const auto engine = earlier ? names().find(request, *earlier) : std::nullopt;
   if (engine == as_products || convolutions_->engines(request).empty()) {
     log::info(what + products_->name() +
               (engine ? " as before" : "; " + convolutions_->name() + " has no engine"));
@@ -141,11 +126,10 @@ size_t CodeEngines::chosen_for(const ConvolutionRequest& request, const Conv2dSh
   trial.by_products = [&] { conv2d_as_products(trial.x, trial.w, shape); };
   trial.wanted = conv2d_as_products(trial.x, trial.w, shape);
   if (engine && is_exact(request, *engine, trial)) {
-    log::info(what + taken->second + " as before");
+    log::info(what + *earlier + " as before");
     return *engine;
   }
-  if (taken != taken_.end() && !engine)
-    log::warn(what + taken->second + " is not here; the engine is chosen anew");
+  if (earlier && !engine) log::warn(what + *earlier + " is not here; the engine is chosen anew");
   return fastest(request, trial);
 }
 

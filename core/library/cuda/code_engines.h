@@ -1,9 +1,7 @@
 // core/library/cuda/code_engines.h -- which engine convolves codes: cuDNN's, where it gives the
 // bits of the exact int8 products and takes less time, or those products.
 #pragma once
-#include <map>
 #include <memory>
-#include <mutex>
 
 #include "core/library/cuda/engine_names.h"
 #include "core/library/cuda/library.h"
@@ -27,8 +25,8 @@ class CodeEngines {
   std::string name_for(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
   // As Library's engine_choices and take_engines. An engine that is taken is not timed, but must
   // still be exact.
-  EngineChoices choices() const;
-  void take(const EngineChoices& choices);
+  EngineChoices choices() const { return chosen_.choices(names()); }
+  void take(const EngineChoices& choices) { chosen_.take(choices); }
 
  private:
   static bool is_eligible(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
@@ -45,9 +43,7 @@ class CodeEngines {
   std::shared_ptr<Convolutions> convolutions_;
   int64_t column_bytes_;
   Measure measure_;
-  mutable std::mutex mutex_;
-  std::map<ConvolutionRequest, size_t> chosen_;  // a number of Convolutions::engines
-  EngineChoices taken_;
+  ChosenEngines chosen_;
 };
 
 }  // namespace qt

@@ -1,7 +1,8 @@
 // core/library/cuda/engine_names.h -- engines of convolutions by name: what is logged, and stored
 // in checkpoints.
 #pragma once
-#include <memory>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -41,5 +42,41 @@ inline std::string text_of(const ConvolutionRequest& request) {
   if (request.type == ProductType::i8) return "convolution of codes " + request.shape.text();
   return pass + request.shape.text() + " in " + name_of(request.type);
 }
+
+// What was chosen, and what an earlier run had chosen.
+class ChosenEngines {
+ public:
+  // The engine chosen before, or choose()'s. One thread at a time.
+  template <class Choose>
+  size_t of(const ConvolutionRequest& request, Choose choose) {
+    const std::lock_guard lock(mutex_);
+    const auto found = chosen_.find(request);
+    if (found != chosen_.end()) return found->second;
+    const std::optional<size_t> engine = choose();
+    return engine ? chosen_[request] = *engine : as_products;
+  }
+  // For choose() of the above: the earlier run's name of it; nullptr where that run did not meet
+  // it.
+  const std::string* earlier(const ConvolutionRequest& request) const {
+    const auto found = earlier_.find(text_of(request));
+    return found == earlier_.end() ? nullptr : &found->second;
+  }
+  // As Library's engine_choices and take_engines.
+  EngineChoices choices(const EngineNames& names) const {
+    const std::lock_guard lock(mutex_);
+    EngineChoices all = earlier_;
+    for (const auto& [request, engine] : chosen_) all[text_of(request)] = names.of(request, engine);
+    return all;
+  }
+  void take(const EngineChoices& choices) {
+    const std::lock_guard lock(mutex_);
+    earlier_ = choices;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<ConvolutionRequest, size_t> chosen_;  // a number of Convolutions::engines
+  EngineChoices earlier_;
+};
 
 }  // namespace qt

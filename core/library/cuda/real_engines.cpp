@@ -55,37 +55,23 @@ std::string RealEngines::name_for(const ConvolutionRequest& request) {
   return names().of(request, engine_for(request));
 }
 
-EngineChoices RealEngines::choices() const {
-  const std::lock_guard lock(mutex_);
-  EngineChoices all = taken_;
-  for (const auto& [request, engine] : chosen_) all[text_of(request)] = names().of(request, engine);
-  return all;
-}
-
-void RealEngines::take(const EngineChoices& choices) {
-  const std::lock_guard lock(mutex_);
-  taken_ = choices;
-}
-
 size_t RealEngines::engine_for(const ConvolutionRequest& request) {
-  const std::lock_guard lock(mutex_);
-  const auto found = chosen_.find(request);
-  if (found != chosen_.end()) return found->second;
-  const std::string what = text_of(request) + ": ";
-  const auto taken = taken_.find(text_of(request));
-  if (taken != taken_.end()) {
-    if (const auto engine = names().find(request, taken->second)) {
-      log::info(what + taken->second + " as before");
-      return chosen_[request] = *engine;
+  return chosen_.of(request, [&]() -> std::optional<size_t> {
+    const std::string what = text_of(request) + ": ";
+    if (const std::string* const earlier = chosen_.earlier(request)) {
+      if (const auto engine = names().find(request, *earlier)) {
+        log::info(what + *earlier + " as before");
+        return engine;
+      }
+      log::warn(what + *earlier + " is not here; from now on the last bits may differ");
     }
-    log::warn(what + taken->second + " is not here; from now on the last bits may differ");
-  }
-  const bool has_engine = convolutions_ && !convolutions_->engines(request).empty();
-  const size_t engine = has_engine ? 0 : as_products;
-  const bool lacks = convolutions_ && !has_engine;
-  log::info(what + names().of(request, engine) +
-            (lacks ? "; " + convolutions_->name() + " has no engine" : ""));
-  return chosen_[request] = engine;
+    const bool has_engine = convolutions_ && !convolutions_->engines(request).empty();
+    const size_t engine = has_engine ? 0 : as_products;
+    const bool lacks = convolutions_ && !has_engine;
+    log::info(what + names().of(request, engine) +
+              (lacks ? "; " + convolutions_->name() + " has no engine" : ""));
+    return engine;
+  });
 }
 
 }  // namespace qt

@@ -2,9 +2,7 @@
 // that cuDNN names, or matrix products. Never by timing: other engines have other roundings, and a
 // run must give the same bits again.
 #pragma once
-#include <map>
 #include <memory>
-#include <mutex>
 #include <utility>
 
 #include "core/library/cuda/engine_names.h"
@@ -29,8 +27,8 @@ class RealEngines {
   // What computes a request, for traces and logs.
   std::string name_for(const ConvolutionRequest& request);
   // As Library's engine_choices and take_engines.
-  EngineChoices choices() const;
-  void take(const EngineChoices& choices);
+  EngineChoices choices() const { return chosen_.choices(names()); }
+  void take(const EngineChoices& choices) { chosen_.take(choices); }
 
  private:
   EngineNames names() const { return {*products_, convolutions_.get()}; }
@@ -39,9 +37,7 @@ class RealEngines {
   std::shared_ptr<MatrixProducts> products_;
   std::shared_ptr<Convolutions> convolutions_;
   int64_t column_bytes_;
-  mutable std::mutex mutex_;
-  std::map<ConvolutionRequest, size_t> chosen_;
-  EngineChoices taken_;
+  ChosenEngines chosen_;
 };
 
 }  // namespace qt

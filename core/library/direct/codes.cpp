@@ -172,17 +172,15 @@ template <class Form>
 class Convolution final : public CodeConvolution {
  public:
   Convolution(const Tensor& w, const Conv2dShape& shape)
-      : CodeConvolution(shape), weights_(pack<Form>(w.data<int8_t>(), shape)) {}
-  std::string library() const override { return "direct"; }
-  std::string kernel() const override { return "products of runs of codes"; }
-  std::string arithmetic() const override { return Form::name; }
+      : CodeConvolution(shape, {"direct", "products of runs of codes", Form::name}),
+        weights_(pack<Form>(w.data<int8_t>(), shape)) {}
 
  protected:
-  void compute(const Tensor& x, const Conv2dShape& shape, const TakeSums& take) const override {
-    if (x.dtype() == DType::u8)
-      convolve<Form>(x.data<uint8_t>(), weights_, shape, take);
-    else
-      convolve<Form>(x.data<int8_t>(), weights_, shape, take);
+  void compute(const int8_t* x, const Conv2dShape& shape, const TakeSums& take) const override {
+    convolve<Form>(x, weights_, shape, take);
+  }
+  void compute(const uint8_t* x, const Conv2dShape& shape, const TakeSums& take) const override {
+    convolve<Form>(x, weights_, shape, take);
   }
 
  private:

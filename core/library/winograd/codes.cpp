@@ -149,18 +149,15 @@ template <class Form>
 class Convolution final : public CodeConvolution {
  public:
   Convolution(const Tensor& w, const Conv2dShape& shape)
-      : CodeConvolution(shape),
+      : CodeConvolution(shape, {"winograd", kernel_name(Form::tile), "s16s16s32"}),
         weights_(transform_weights<Form>(w.data<int8_t>(), shape.c, shape.k)) {}
-  std::string library() const override { return "winograd"; }
-  std::string kernel() const override { return kernel_name(Form::tile); }
-  std::string arithmetic() const override { return "s16s16s32"; }
 
  protected:
-  void compute(const Tensor& x, const Conv2dShape& shape, const TakeSums& take) const override {
-    if (x.dtype() == DType::u8)
-      convolve<Form>(x.data<uint8_t>(), weights_, shape, take);
-    else
-      convolve<Form>(x.data<int8_t>(), weights_, shape, take);
+  void compute(const int8_t* x, const Conv2dShape& shape, const TakeSums& take) const override {
+    convolve<Form>(x, weights_, shape, take);
+  }
+  void compute(const uint8_t* x, const Conv2dShape& shape, const TakeSums& take) const override {
+    convolve<Form>(x, weights_, shape, take);
   }
 
  private:
