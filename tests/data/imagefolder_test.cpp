@@ -232,12 +232,13 @@ TEST(ImageFolder, TreatsAStripThatCannotBeResizedAsABadPicture) {
 
 // They are written into model.qat, whose texts are UTF-8.
 TEST(ImageFolder, RefusesNamesOfClassesThatAreNoText) {
-  for (const auto& [name, shown] : {std::pair{"caf\xe9", "caf?"}, {"a\nb", "a?b"}})
-    EXPECT_EQ(message_after([&](F folder, DatasetSpec&) {
-                folder.write(std::string("train/") + name + "/a.jpg", "");
-              }),
-              std::string("class folder 'PATH/train/") + shown +
-                  "': the name of a class must be UTF-8 without control characters");
+  const auto refusal = [](const std::string& name) {
+    return message_after(
+        [&](F folder, DatasetSpec&) { folder.write("train/" + name + "/a.jpg", ""); });
+  };
+  const std::string reason = "': the name of a class must be UTF-8 without control characters";
+  EXPECT_EQ(refusal("caf\xe9"), "class folder 'PATH/train/caf?" + reason);
+  EXPECT_EQ(refusal("a\nb"), "class folder 'PATH/train/a?b" + reason);
   const TemporaryFolder folder;
   write_set(folder);
   fs::rename(folder.text() + "/train/bee", folder.text() + "/train/caf\xc3\xa9");

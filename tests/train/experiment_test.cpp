@@ -195,8 +195,9 @@ TEST(Experiment, OverridesReachResidualAdditionsByPattern) {
       EXPECT_EQ(sum->activation_quantizer().spec().bits, 5) << step.name;
       ++sums;
     }
-    if (auto* unit = dynamic_cast<ConvUnit*>(step.layer.get()))
+    if (auto* unit = dynamic_cast<ConvUnit*>(step.layer.get())) {
       EXPECT_EQ(unit->activation_quantizer().spec().bits, 8) << step.name;
+    }
   }
   EXPECT_EQ(sums, 9);
 }

@@ -86,16 +86,15 @@ TEST(TrainState, NamesTheKeyThatIsMissingOrOfAnotherKind) {
       auto changed = good;
       changed[key] = wrong;
       const std::string refused = refusal_of_state(changed.dump());
-      if (!(key == "best_top1" && wrong.is_null()))
-        EXPECT_TRUE(refused.starts_with("here/state.json") &&
-                    refused.find(name) != std::string::npos)
-            << key << " " << wrong << ": " << refused;
+      if (key == "best_top1" && wrong.is_null()) continue;
+      EXPECT_TRUE(refused.starts_with("here/state.json") && refused.find(name) != std::string::npos)
+          << key << " " << wrong << ": " << refused;
     }
     auto less = good;
     less.erase(key);
-    if (key != "world" && key != "phases" && key != "engines" &&
-        key != "skipped")  // not in early checkpoints
-      EXPECT_EQ(refusal_of_state(less.dump()), "here/state.json cannot be read: it has no " + name);
+    if (key == "world" || key == "phases" || key == "engines" || key == "skipped")
+      continue;  // not in early checkpoints
+    EXPECT_EQ(refusal_of_state(less.dump()), "here/state.json cannot be read: it has no " + name);
   }
   auto changed = good;
   changed["meter"].erase("loss");
@@ -577,7 +576,9 @@ TEST_F(TrainerRun, CalibrationGivesEveryQuantizerAStep) {
   model->visit(visitor);
   take_step_floors(*model);
   for (const auto& [name, parameter] : parameters_of(*model))
-    if (parameter->kind == Parameter::Kind::step) EXPECT_GT(parameter->step_floor, 0) << name;
+    if (parameter->kind == Parameter::Kind::step) {
+      EXPECT_GT(parameter->step_floor, 0) << name;
+    }
   EXPECT_EQ(first_bad_parameter(parameters_of(*model), true), "");
 }
 
