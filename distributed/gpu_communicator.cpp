@@ -59,14 +59,14 @@ std::string obstacle(const std::vector<std::string>& gpus,
 class GpuCommunicator::PendingSum : public Pending {
  public:
   PendingSum(GpuCommunicator& ranks, Tensor values, const std::string& what)
-      : ranks_(ranks),
-        values_(std::move(values)),
-        watched_(ranks.watch(what)),
-        flight_(ranks.flight()) {}
+      : ranks_(ranks), values_(std::move(values)), what_(what), flight_(ranks.flight()) {}
 
+  // Watched over here, where NCCL may have to reach the other ranks first, and in wait(): what the
+  // caller computes in between keeps nobody waiting.
   void start(Wire wire) {
     const Stream side = ranks_.side_.stream();
-    const Patience patience = [this] { watched_->check(); };
+    const auto watched = ranks_.watch(what_);
+    const Patience patience = [&] { watched->check(); };
     Collectives& collectives = *ranks_.collectives_;
     order(current_stream(), side);
     begin_.record(side);
@@ -83,17 +83,17 @@ class GpuCommunicator::PendingSum : public Pending {
   }
 
   void wait() override {
+    const auto watched = ranks_.watch(what_);
     GpuEvent arrived(true);  // the caller's work
     arrived.record(current_stream());
     for (int idle = 0; !done_.reached() || !arrived.reached(); ++idle) {
-      watched_->check();
+      watched->check();
       ranks_.collectives_->check();
       if (idle < 20)
         std::this_thread::yield();
       else
         std::this_thread::sleep_for(std::chrono::microseconds(20));
     }
-    watched_.reset();
     waited_ = std::max(0.0, done_.seconds_since(arrived));
   }
   double started() const override {
@@ -107,7 +107,7 @@ class GpuCommunicator::PendingSum : public Pending {
  private:
   GpuCommunicator& ranks_;
   Tensor values_;
-  std::unique_ptr<Watched> watched_;
+  std::string what_;
   std::shared_ptr<Flight> flight_;
   GpuEvent begin_{true}, done_{true};
   double waited_ = 0;
@@ -121,7 +121,13 @@ class GpuCommunicator::PendingStagedSum : public Pending {
       : ranks_(ranks), values_(std::move(values)) {
     const Stream side = ranks_.side_.stream();
     order(current_stream(), side);
+    GpuEvent begin(true), end(true);
+    begin.record(side);
     host_ = to_host(values_, side);
+    end.record(side);
+    while (!end.reached()) std::this_thread::yield();
+    copied_ = end.seconds_since(begin);
+    began_ = now() - copied_;
     const UseStream host(Stream{});
     sum_ = ranks_.ranks_->start_sum(host_, wire, what);
   }
@@ -132,13 +138,14 @@ class GpuCommunicator::PendingStagedSum : public Pending {
     order(side, current_stream());
     used_on(values_.raw(), side);
   }
-  double started() const override { return sum_->started(); }
+  double started() const override { return began_; }
   double finished() const override { return sum_->finished(); }
-  double waited() const override { return sum_->waited(); }
+  double waited() const override { return copied_ + sum_->waited(); }
 
  private:
   GpuCommunicator& ranks_;
   Tensor values_, host_;
+  double began_ = 0, copied_ = 0;  // seconds: when the copy to the host began, and how long it took
   std::unique_ptr<Pending> sum_;
 };
 

@@ -31,6 +31,8 @@ class GpuCommunicator : public Communicator {
   }
   std::unique_ptr<Watched> watch(const std::string& what) override { return ranks_->watch(what); }
   void note(int64_t step, const char* activity) override { ranks_->note(step, activity); }
+  void check() override { ranks_->check(); }
+  void on_loss(SayLoss say) override { ranks_->on_loss(std::move(say)); }
   Ending end_with(ExitCode code, const std::string& message) override;
   void close() override;
   void set_timeout(double seconds) override { ranks_->set_timeout(seconds); }

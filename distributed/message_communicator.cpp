@@ -18,13 +18,22 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr auto look_every = milliseconds(100);  // at the other ranks
-constexpr auto hung_after = seconds(5);      // a rank that does not react to a failure ends itself
-constexpr auto goodbye = seconds(8);         // at most, for hearing of the others' errors
+constexpr auto hung_after = seconds(5);  // a rank that does not react to a failure ends itself
+constexpr auto goodbye = seconds(8);     // at most, for hearing of the others' errors
+constexpr auto last_words = milliseconds(200);
 constexpr size_t piece = size_t(256) << 20;  // of a broadcast
 constexpr int first_tag = 16, tags = 30000;
 
 double seconds_of_clock(Clock::time_point t) {
   return std::chrono::duration<double>(t.time_since_epoch()).count();
+}
+
+// Of a library's call that does not come back and cannot be given up.
+[[noreturn]] void give_up(const std::string& call, double seconds_waited) {
+  log::error(call + " takes more than " + std::to_string(int(seconds_waited)) +
+             " s: a rank may be missing");
+  log::flush();
+  _exit(int(ExitCode::peer_lost));
 }
 
 template <size_t N>
@@ -80,7 +89,9 @@ MessageCommunicator::MessageCommunicator(const Open& open, const std::string& na
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return open_ || could_not_open_; });
+    const auto limit = std::chrono::duration<double>(timeout);
+    if (!changed_.wait_for(lock, limit, [&] { return open_ || could_not_open_; }))
+      give_up("the start of " + name_, timeout);
   }
   if (could_not_open_) {
     thread_.join();
@@ -90,7 +101,7 @@ MessageCommunicator::MessageCommunicator(const Open& open, const std::string& na
     const Identity mine = own_identity();
     std::vector<Identity> all_identities{size_t(world_)};
     gather(&mine, sizeof(mine), all_identities.data(), "introduction");
-    fair_threads_ = qt::fair_threads(all_identities, rank_);
+    fair_threads_ = qt::fair_threads(all_identities);
     const std::lock_guard lock(mutex_);
     identities_ = std::move(all_identities);
     introduced_ = true;
@@ -170,6 +181,16 @@ void MessageCommunicator::note(int64_t step, const char* activity) {
   activity_ = activity;
 }
 
+void MessageCommunicator::check() {
+  const std::lock_guard lock(mutex_);
+  if (lost_) throw PeerError(failure_);
+}
+
+void MessageCommunicator::on_loss(SayLoss say) {
+  const std::lock_guard lock(mutex_);
+  say_loss_ = std::move(say);
+}
+
 Communicator::Ending MessageCommunicator::end_with(ExitCode code, const std::string& message) {
   std::unique_lock lock(mutex_);
   last_words_ = own_notice(Notice::Kind::failed);
@@ -179,7 +200,7 @@ Communicator::Ending MessageCommunicator::end_with(ExitCode code, const std::str
   ending_ = true;
   to_do_.notify_one();
   changed_.wait_for(lock, goodbye + seconds(2), [&] { return ended_; });
-  return ending_as_;
+  return {ending_as_.code, ending_as_.speaks && (said_.empty() || said_ != message)};
 }
 
 void MessageCommunicator::close() {
@@ -191,6 +212,12 @@ void MessageCommunicator::close() {
     closing_ = true;
   }
   to_do_.notify_one();
+  {
+    std::unique_lock lock(mutex_);
+    const auto limit = std::chrono::duration<double>(timeout_.load());
+    if (!changed_.wait_for(lock, limit, [&] { return ended_; }))
+      give_up("the end of " + name_, timeout_.load());
+  }
   thread_.join();
 }
 
@@ -300,10 +327,7 @@ void MessageCommunicator::watch() {
   }
   if (failed) {
     if (ending || now - failed_at_ < hung_after) return;
-    log::error("rank " + std::to_string(rank_) + " was told to end and hangs (" +
-               notice.activity.data() + ", step " + std::to_string(notice.step) + "): " + failure_);
-    log::flush();
-    _exit(int(ExitCode::peer_lost));
+    end_process(notice);
   }
   const std::chrono::duration<double> timeout(timeout_.load());
   peers_->set_timeout(timeout);
@@ -316,13 +340,16 @@ void MessageCommunicator::watch() {
   if (const std::string why = peers_->failure(); !why.empty()) return fail(why);
   const OperationPointer oldest = active_.empty() ? nullptr : active_.front();
   if (gone >= 0)
-    return fail(peers_->describe(gone, "is lost: its process is gone") + "; rank " +
-                std::to_string(rank_) + " was at step " + std::to_string(notice.step) + ", " +
-                notice.activity.data() + (oldest ? ", in " + oldest->what() : ""));
-  if (oldest && now - oldest->started > timeout && !oldest->missing().empty())
-    fail(peers_->diagnosis(oldest->missing(),
-                           std::chrono::duration<double>(now - oldest->started).count(),
-                           oldest->what()));
+    return lose(peers_->describe(gone, "is lost: its process is gone") + "; rank " +
+                    std::to_string(rank_) + " was at step " + std::to_string(notice.step) + ", " +
+                    notice.activity.data() + (oldest ? ", in " + oldest->what() : ""),
+                gone);
+  if (!oldest || now - oldest->started <= timeout) return;
+  const std::vector<int> missing = oldest->missing();
+  if (missing.empty()) return;
+  lose(peers_->diagnosis(missing, std::chrono::duration<double>(now - oldest->started).count(),
+                         oldest->what()),
+       peers_->culprit(missing));
 }
 
 void MessageCommunicator::fail(const std::string& message) {
@@ -333,6 +360,48 @@ void MessageCommunicator::fail(const std::string& message) {
   }
   failed_at_ = Clock::now();
   changed_.notify_all();
+}
+
+void MessageCommunicator::lose(const std::string& message, int rank) {
+  fail(message);
+  {
+    const std::lock_guard lock(mutex_);
+    lost_ = true;
+  }
+  for (int r = 0; r < rank_; ++r)
+    if (r != rank && !peers_->is_gone(r) && !peers_->is_silent(r)) return;
+  say(message);
+}
+
+void MessageCommunicator::say(const std::string& message) {
+  SayLoss say;
+  int64_t step = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    say = say_loss_, step = step_;
+    if (say) said_ = message;
+  }
+  if (say) say(step, message);
+}
+
+// The callers do not come back to hear that it is over.
+void MessageCommunicator::end_process(const Notice& state) {
+  Notice words = state;
+  words.kind = Notice::Kind::failed;
+  words.exit_code = int(ExitCode::peer_lost);
+  copy_text(failure_, words.message);
+  const auto until = Clock::now() + last_words;
+  while (!peers_->tell_all(words) && Clock::now() < until) {
+    peers_->poll();
+    std::this_thread::sleep_for(milliseconds(2));
+  }
+  const std::string text = "rank " + std::to_string(rank_) + " was told to end and hangs (" +
+                           state.activity.data() + ", step " + std::to_string(state.step) +
+                           "): " + failure_;
+  if (said_.empty()) say(text);
+  if (said_ != text) log::error(text);
+  log::flush();
+  _exit(int(ExitCode::peer_lost));
 }
 
 // Tells everyone, hears everyone who still lives, and finds the exit code.

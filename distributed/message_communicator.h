@@ -27,6 +27,8 @@ class MessageCommunicator : public Communicator {
   void broadcast(void* bytes, size_t count, const std::string& what) override;
   std::unique_ptr<Watched> watch(const std::string& what) override;
   void note(int64_t step, const char* activity) override;
+  void check() override;
+  void on_loss(SayLoss say) override;
   Ending end_with(ExitCode code, const std::string& message) override;
   void close() override;
   void set_timeout(double seconds) override { timeout_ = seconds; }
@@ -47,6 +49,9 @@ class MessageCommunicator : public Communicator {
   bool advance_all();
   void watch();
   void fail(const std::string& message);
+  void lose(const std::string& message, int rank);
+  void say(const std::string& message);
+  [[noreturn]] void end_process(const Notice& state);
   void say_goodbye();
   Notice own_notice(Notice::Kind kind) const;
 
@@ -62,6 +67,9 @@ class MessageCommunicator : public Communicator {
   std::deque<OperationPointer> new_;
   uint64_t started_ = 0;
   std::string failure_;  // why nothing goes on
+  bool lost_ = false;    // and it is because a rank is lost
+  SayLoss say_loss_;
+  std::string said_;  // by say_loss_
   Notice last_words_;
   Ending ending_as_{ExitCode::peer_lost, true};
   int64_t step_ = 0;

@@ -33,6 +33,20 @@ std::string seconds_text(double seconds) {
   return text.data();
 }
 
+// On the host of `mine`.
+int threads_of(const Identity& mine, const std::vector<Identity>& all) {
+  int ranks = 0, own = 0, together = 0;
+  std::array<uint64_t, 16> joint{};
+  for (const Identity& other : all) {
+    if (other.host != mine.host) continue;
+    ++ranks;
+    for (size_t i = 0; i < joint.size(); ++i) joint[i] |= other.processors[i];
+  }
+  for (uint64_t bits : joint) together += std::popcount(bits);
+  for (uint64_t bits : mine.processors) own += std::popcount(bits);
+  return std::max(1, std::min(own, together / ranks));
+}
+
 }  // namespace
 
 Identity own_identity() {
@@ -49,18 +63,10 @@ Identity own_identity() {
   return identity;
 }
 
-int fair_threads(const std::vector<Identity>& all, int rank) {
-  const Identity& mine = all.at(size_t(rank));
-  int ranks = 0, own = 0, together = 0;
-  std::array<uint64_t, 16> joint{};
-  for (const Identity& other : all) {
-    if (other.host != mine.host) continue;
-    ++ranks;
-    for (size_t i = 0; i < joint.size(); ++i) joint[i] |= other.processors[i];
-  }
-  for (uint64_t bits : joint) together += std::popcount(bits);
-  for (uint64_t bits : mine.processors) own += std::popcount(bits);
-  return std::max(1, std::min(own, together / ranks));
+int fair_threads(const std::vector<Identity>& all) {
+  int least = threads_of(all.at(0), all);
+  for (const Identity& rank : all) least = std::min(least, threads_of(rank, all));
+  return least;
 }
 
 Peers::Peers(Transport& transport) : transport_(transport) {

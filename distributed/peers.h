@@ -19,9 +19,10 @@ struct Identity {
   std::array<uint64_t, 16> processors{};  // that it may run on, as bits
 };
 Identity own_identity();
-// How many threads each rank may have: the processors that the ranks of this host may use together,
-// divided among them.
-int fair_threads(const std::vector<Identity>& all, int rank);
+// How many threads each rank may have: the processors that the ranks of a host may use together,
+// divided among them. The same for all ranks, that of the fullest host: the others would wait for
+// it, and resumed runs need one number.
+int fair_threads(const std::vector<Identity>& all);
 
 // What ranks tell each other beside their work, about once a second and where they fail.
 struct Notice {
@@ -62,6 +63,8 @@ class Peers {
   // Which rank holds up an operation that misses messages of these ranks, and how.
   std::string diagnosis(const std::vector<int>& missing, double seconds,
                         const std::string& operation) const;
+  // Of the ranks whose messages are missing, or of all: the one that is meant.
+  int culprit(const std::vector<int>& missing) const;
 
  private:
   struct Peer {
@@ -70,8 +73,6 @@ class Peers {
     bool told = false;
     Clock::time_point heard = Clock::now();
   };
-  int culprit(const std::vector<int>& missing) const;
-
   Transport& transport_;
   std::vector<Identity> identities_;
   std::map<int, Peer> peers_;

@@ -91,6 +91,7 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
   for (Batch batch; result.images < limit && loader.next(batch);) {
     const int64_t n = std::min(batch.labels.elements(), limit - result.images);
     if (n == 0) continue;  // another rank has all of a last, small batch
+    if (options.ranks) options.ranks->check();
     const Tensor labels = head(batch.labels, n), images = head(batch.images, n);
     watch.network_begins();
     const Tensor logits = logits_of(images);

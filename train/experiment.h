@@ -220,8 +220,9 @@ struct DistributedConfig : Section {
                       "seconds that a rank may keep the others waiting before the run ends"};
   Key<std::string> wire{this, "wire", "f32", one_of("f32", "bf16"),
                         "how gradients travel; bf16 halves the bytes and rounds"};
-  Key<double> bucket_megabytes{this, "bucket_megabytes", 25, range(1e-6, 65536),
-                               "gradients that travel together; the first bucket has at most 1"};
+  Key<double> bucket_megabytes{
+      this, "bucket_megabytes", 25, range(1e-6, 65536),
+      "gradients that travel together; a bucket is full when it has as many, the first with 1"};
   Key<bool> sync_batchnorm{this, "sync_batchnorm", false, any(),
                            "batch statistics over all ranks, as one process would take them"};
 };

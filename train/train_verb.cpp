@@ -109,6 +109,24 @@ std::optional<Simulation> simulation_of(const CommandLine& command, const Commun
   return simulation;
 }
 
+// Printed, and written into the run folder where there is one, while the launcher lets this process
+// live.
+void say_losses(Communicator& ranks, const RunFolder* folder) {
+  ranks.on_loss([folder](int64_t step, const std::string& message) {
+    log::error(message);
+    log::flush();
+    try {
+      if (folder)
+        folder->write_status({.state = RunState::failed,
+                              .step = std::max<int64_t>(0, step - 1),
+                              .exit_code = int(ExitCode::peer_lost),
+                              .message = message});
+    } catch (const Error&) {
+      // It has been printed.
+    }
+  });
+}
+
 }  // namespace
 
 ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
@@ -128,6 +146,7 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   }
   const Place place = place_of(command);
   const std::optional<Simulation> simulation = simulation_of(command, *run.ranks);
+  say_losses(*run.ranks, nullptr);
   meet(simulation, *run.ranks, Simulation::Place::init);
   const auto device = device_of_rank(experiment.device, run);
   Communicator& ranks = *run.ranks;
@@ -145,6 +164,7 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   std::optional<LoadedCheckpoint> checkpoint;
   by_writer(ranks, "opening the run folder", [&] {
     const RunFolder& folder = run.folder.emplace(RunFolder::create(place.request));
+    say_losses(ranks, &folder);
     folder.write_status({.state = RunState::running, .step = 0, .exit_code = {}, .message = ""});
     if (!folder.resumed())
       write_run_files(folder, command, config_text, experiment, trainer, ranks);
@@ -159,11 +179,12 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   });
   const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;
   const ExitCode code = stopped ? ExitCode::stopped : ExitCode::done;
-  if (run.folder)
+  by_writer(ranks, "the run's end", [&] {
     run.folder->write_status({.state = stopped ? RunState::stopped : RunState::done,
                               .step = trainer.steps_done(),
                               .exit_code = int(code),
                               .message = stopped ? trainer.stop_reason() : ""});
+  });
   if (!stopped && run.folder) print(last_line(trainer, *run.folder));
   return code;
 }

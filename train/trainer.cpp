@@ -62,7 +62,8 @@ void Trainer::train_step(const StopRequests& requests) {
     report.waited_for_ranks = buckets_->seconds_waited() - exposed_before;
   }
   if (gpu_ && (log_->is_due(state_.at.steps_done) || gpu_->is_full())) read_gpu();
-  log_->step(report, state_);
+  const auto write = [&] { log_->step(report, state_); };
+  log_->is_due(state_.at.steps_done) ? by_writer(ranks_, "a line of the log", write) : write();
   stop_reason_ = ranks_.alone() ? requests.reason() : end.stop;
 }
 
@@ -190,9 +191,9 @@ void Trainer::end_epoch() {
     check_same(ranks_, saved_state(*model_), state_.at.steps_done);
   }
   note("layer statistics");
-  if (ranks_.writes() && phase().mode != ForwardMode::float32 &&
-      experiment_.log.histograms_every > 0 && due(experiment_.log.histograms_every))
-    collect_statistics();
+  if (phase().mode != ForwardMode::float32 && experiment_.log.histograms_every > 0 &&
+      due(experiment_.log.histograms_every))
+    by_writer(ranks_, "layer statistics", [&] { collect_statistics(); });
   if (due(experiment_.eval.every_epochs)) {
     evaluate_now();
     if (last_phase()) score = last_evaluation_->top1;
@@ -251,7 +252,9 @@ void Trainer::evaluate_now() {
     average_statistics();
   }
   last_evaluation_ = evaluation();
-  log_->evaluated(phase().name, state_, *last_evaluation_, what_was_evaluated());
+  by_writer(ranks_, "the log of an evaluation", [&] {
+    log_->evaluated(phase().name, state_, *last_evaluation_, what_was_evaluated());
+  });
   if (last_phase() && (!state_.best_top1 || last_evaluation_->top1 > *state_.best_top1))
     state_.best_top1 = last_evaluation_->top1;
 }

@@ -74,7 +74,11 @@ class Trainer {
   void check_precisions_of_cpu() const;
   LoaderSpec loader_spec() const;
   Communicator* synchronized() const;  // Pass::synchronize
-  void note(const char* activity) const { ranks_.note(state_.at.steps_done + 1, activity); }
+  // PeerError where a rank is lost.
+  void note(const char* activity) const {
+    ranks_.note(state_.at.steps_done + 1, activity);
+    ranks_.check();
+  }
 
   // The loop: trainer.cpp.
   void train_step(const StopRequests& requests);

@@ -396,8 +396,10 @@ void Trainer::finish() {
     last_evaluation_ = evaluation();
     state_.at.phase = int64_t(plan_.size());
   }
-  log_->sync();
-  log_->finish();
+  by_writer(ranks_, "the end of the log", [&] {
+    log_->sync();
+    log_->finish();
+  });
 }
 
 }  // namespace qt

@@ -38,6 +38,8 @@ class SingleCommunicator : public Communicator {
     return std::make_unique<NobodyElse>();
   }
   void note(int64_t, const char*) override {}
+  void check() override {}
+  void on_loss(SayLoss) override {}
   Ending end_with(ExitCode code, const std::string&) override { return {code, true}; }
   void close() override {}
   void set_timeout(double) override {}

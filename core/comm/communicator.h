@@ -7,6 +7,7 @@
 // which names rank, step and operation.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -45,7 +46,7 @@ class Communicator {
   // How a process that caught an error should end.
   struct Ending {
     ExitCode code;
-    bool speaks;  // whether this rank prints its message; others have the same
+    bool speaks;  // whether this rank prints its message; it has been said, or others say the same
   };
 
   virtual ~Communicator() = default;
@@ -66,6 +67,13 @@ class Communicator {
 
   // For messages: the step (counted from 1) and what the rank does in it, a string literal.
   virtual void note(int64_t step, const char* activity) = 0;
+  // PeerError where a rank is lost. For whoever works long without the others.
+  virtual void check() = 0;
+  // say(step of note(), message) is called as soon as a rank is lost, whatever the callers are
+  // doing: once, from another thread, on the first of the ranks that are left. Launchers kill the
+  // rest of a job seconds after they lost a process of it.
+  using SayLoss = std::function<void(int64_t step, const std::string& message)>;
+  virtual void on_loss(SayLoss say) = 0;
   // Tells the others of this rank's error and hears of theirs. The same error everywhere keeps its
   // exit code; otherwise it is peer_lost. Afterwards the process may only end.
   virtual Ending end_with(ExitCode code, const std::string& message) = 0;
@@ -74,7 +82,8 @@ class Communicator {
   virtual void close() = 0;
   // Seconds that a rank may keep the others waiting.
   virtual void set_timeout(double seconds) = 0;
-  // Threads for this rank where each host's processors are divided among its ranks; 0: all.
+  // Threads for each rank, the same for all, where each host's processors are divided among its
+  // ranks; 0: all.
   virtual int fair_threads() const = 0;
 
   bool alone() const { return world() == 1; }

@@ -137,6 +137,52 @@ TEST(Communicator, ARankThatHangsIsNamedWithItsStepAndOperation) {
   EXPECT_NAMES(text, "the sum of gradients");
 }
 
+// While the others work on their own, and before a launcher ends them: by the first that is left.
+TEST(Communicator, ALossIsSaidAtOnceByTheFirstRankThatIsLeftAndNotAgain) {
+  for (const int lost : {2, 0}) {
+    std::mutex mutex;
+    std::vector<std::string> said;
+    const auto work = [&](Communicator& ranks) {
+      ranks.on_loss([&, rank = ranks.rank()](int64_t step, const std::string& message) {
+        const std::lock_guard lock(mutex);
+        said.push_back(std::to_string(rank) + " at " + std::to_string(step) + ": " + message);
+      });
+      EXPECT_EQ(summed(ranks, {1}, "numbers")[0], 3);
+      ranks.note(12, "backward");
+      ranks.check();
+      if (ranks.rank() == lost) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+        ranks.end_with(ExitCode::peer_lost, "woke up late");
+        throw PeerError("late");
+      }
+      const auto sum = ranks.start_sum(Tensor::full({3}, 1.0f), Wire::f32, "a sum");
+      std::string why;
+      try {
+        for (;; std::this_thread::sleep_for(std::chrono::milliseconds(1))) ranks.check();
+      } catch (const PeerError& e) {
+        why = e.what();
+      }
+      EXPECT_NAMES(why, "rank " + std::to_string(lost) + " of 3");
+      EXPECT_FALSE(ranks.end_with(ExitCode::peer_lost, why).speaks) << ranks.rank();
+      throw PeerError(why);
+    };
+    EXPECT_THROW(on_ranks(3, work, 1.0), PeerError);
+    ASSERT_EQ(said.size(), 1u) << lost;
+    EXPECT_NAMES(said[0], std::string(lost == 0 ? "1" : "0") + " at 12: rank " +
+                              std::to_string(lost) + " of 3");
+  }
+}
+
+TEST(CommunicatorDeathTest, AStartThatDoesNotEndEndsTheProcess) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto never = []() -> std::unique_ptr<Transport> {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  };
+  EXPECT_EXIT(MessageCommunicator(never, "mpi", 1.0),
+              testing::ExitedWithCode(int(ExitCode::peer_lost)),
+              "error: the start of mpi takes more than 1 s");
+}
+
 // A GPU's collectives, for example: whoever does not take part is found as in the communicator's
 // own operations.
 TEST(Communicator, WorkElsewhereIsWatchedOver) {
@@ -196,13 +242,13 @@ TEST(FairThreads, DivideTheProcessorsOfEachHost) {
     identity.processors[0] = processors;
     return identity;
   };
-  // Unbound ranks share; bound ones keep what they have.
-  const std::vector<Identity> unbound = {rank_on("a", 0xff), rank_on("a", 0xff),
-                                         rank_on("b", 0xff)};
-  EXPECT_EQ(fair_threads(unbound, 0), 4);
-  EXPECT_EQ(fair_threads(unbound, 2), 8);
-  EXPECT_EQ(fair_threads({rank_on("a", 0x0f), rank_on("a", 0xf0)}, 1), 4);
-  EXPECT_EQ(fair_threads({rank_on("a", 1), rank_on("a", 1), rank_on("a", 1)}, 0), 1);
+  // Unbound ranks share; bound ones keep what they have. All have as many as those of the fullest
+  // host.
+  EXPECT_EQ(fair_threads({rank_on("a", 0xff), rank_on("a", 0xff)}), 4);
+  EXPECT_EQ(fair_threads({rank_on("a", 0xff), rank_on("b", 0xff)}), 8);
+  EXPECT_EQ(fair_threads({rank_on("b", 0xff), rank_on("a", 0xff), rank_on("a", 0xff)}), 4);
+  EXPECT_EQ(fair_threads({rank_on("a", 0x0f), rank_on("a", 0xf0)}), 4);
+  EXPECT_EQ(fair_threads({rank_on("a", 1), rank_on("a", 1), rank_on("a", 1)}), 1);
 }
 
 TEST(Launch, NeedsALauncherForMoreThanOneProcess) {

@@ -53,6 +53,30 @@ TEST_P(AccidentsMpi, EndTheJobNameTheRankAndLeaveTheCheckpoint) {
   EXPECT_NE(rest.output.find("continuing after step "), std::string::npos) << rest.output;
 }
 
+class LossMpi : public RanksTest {};
+
+// mpirun lets the others live for four seconds; they compute for longer and ask nobody.
+TEST_F(LossMpi, IsSaidAndWrittenDownWhileTheOthersCompute) {
+  const Result lost = run_on(2, small({"--simulate", "rank_killed@eval", "train.qat.epochs=0",
+                                       "eval.batch=60000", "data.test_images=60000"}));
+  EXPECT_FAILS(lost, 7, "rank 1 of 2", "evaluation", "is lost");
+  EXPECT_EQ(count_of("is lost", lost.output), 1u) << lost.output;
+  EXPECT_NE(status().find("\"exit_code\": 7"), std::string::npos) << status();
+}
+
+// ---- errors of the rank that writes ----
+
+class WriterMpi : public RanksTest {};
+
+TEST_F(WriterMpi, AFullDiskUnderTheLogIsTheErrorOfAllRanks) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full on this system";
+  fs::create_directories(path("runs/run"));
+  fs::create_symlink("/dev/full", path("runs/run/metrics.jsonl"));
+  const Result full = run_on(2, small({"--resume=auto"}));
+  EXPECT_FAILS(full, 4, "metrics.jsonl", "No space left on device");
+  EXPECT_EQ(count_of("No space left", full.output), 1u) << full.output;
+}
+
 // ---- the comparison of ranks ----
 
 class ComparisonMpi : public RanksTest {};

@@ -74,6 +74,14 @@ def test_the_report_replaces_what_is_between_the_marks():
         scaling.replaced("a page without marks", text)
 
 
+def test_more_ranks_than_cores_are_allowed_to_mpirun(monkeypatch):
+    monkeypatch.delenv("MPIRUN_OPTIONS", raising=False)
+    assert scaling.environment(2, 2) is None
+    assert scaling.environment(4, 2)["MPIRUN_OPTIONS"] == "--oversubscribe"
+    monkeypatch.setenv("MPIRUN_OPTIONS", "--hostfile hosts")
+    assert scaling.environment(4, 2)["MPIRUN_OPTIONS"] == "--hostfile hosts"
+
+
 def test_overrides_and_options_mix():
     options = scaling.arguments(["c.yaml", "--ranks", "1,2", "--steps", "6", "a.b=1", "c=2"])
     assert (options.config, options.ranks, options.steps) == ("c.yaml", [1, 2], 6)

@@ -13,6 +13,8 @@ mkdir bin
 # where another signal does or none within 20 s.
 cat >bin/mpirun <<'STAND_IN'
 #!/usr/bin/env bash
+# A real mpirun takes SIGINT even where a shell started it in the background, with SIGINT ignored.
+[[ ${READY:-} ]] || exec env --default-signal=INT READY=1 "$0" "$@"
 echo "${0##*/} $*" >>calls
 read -ra codes <<<"$CODES"
 code=${codes[$(grep -c "^${0##*/} " calls) - 1]}
@@ -90,15 +92,38 @@ REQUEUE=1 run "75 75 0" "$mpirun_sh" 2 c.yaml train.batch=8
 expect "REQUEUE=1 starts again after 75, from the checkpoint" 0 "$started
 $started --resume=auto
 $started --resume=auto"
-REQUEUE=1 run "75 7" "$mpirun_sh" 2 c.yaml --resume=must
+program="mpirun -np 2 --bind-to none $QATTRAIN c.yaml"
+REQUEUE=1 run "75 7" "$mpirun_sh" 2 c.yaml --resume=must --seed 1
 expect "REQUEUE=1 keeps what it was told of resuming, and ends with other codes" 7 \
-  "mpirun -np 2 --bind-to none $QATTRAIN c.yaml --resume=must
-mpirun -np 2 --bind-to none $QATTRAIN c.yaml --resume=must"
+  "$program --resume=must --seed 1
+$program --seed 1 --resume=must"
+for first in --resume=runs/x/checkpoints/step-100 "--resume runs/x/checkpoints/step-100"; do
+  # shellcheck disable=SC2086  # words
+  REQUEUE=1 run "75 0" "$mpirun_sh" 2 c.yaml $first
+  expect "REQUEUE=1 goes on from the newest checkpoint, not from the one that the run began with" 0 "$program $first
+$program --resume=runs/x"
+done
+REQUEUE=1 run "75 0" "$mpirun_sh" 2 c.yaml --resume=never
+expect "REQUEUE=1 goes on with a run that was to be a new one" 0 "$program --resume=never
+$program --resume=auto"
 for signal in TERM USR1 USR2; do
   REQUEUE=1 run_and_signal $signal wait "$mpirun_sh" 2 c.yaml train.batch=8
   expect "SIG$signal to mpirun.sh ends it for good" 75 "$started"
   check "SIG$signal reaches the ranks as SIGUSR2" [ "$(cat signals)" = USR2 ]
 done
+# As a terminal does: to all processes of the group. `env`: what a script starts in the background ignores SIGINT.
+fresh
+REQUEUE=1 CODES=wait setsid env --default-signal=INT "$mpirun_sh" 2 c.yaml train.batch=8 >output 2>&1 &
+script=$!
+for ((i = 0; i < 400; i++)); do
+  [[ -e started ]] && break
+  sleep 0.05
+done
+kill -INT -- "-$script"
+wait "$script"
+code=$?
+expect "Ctrl-C ends mpirun.sh for good" 75 "$started"
+check "Ctrl-C reaches the ranks as SIGUSR2, and mpirun not at all" [ "$(cat signals)" = USR2 ]
 for wrong in "0 c.yaml" "two c.yaml" "2"; do
   # shellcheck disable=SC2086  # words
   run 0 "$mpirun_sh" $wrong
@@ -111,10 +136,12 @@ expect "a machine without mpirun is told so" 2 ""
 check "a machine without mpirun is told so: text" grep -q "there is no mpirun" output
 
 sbatch=$root/scripts/launch/slurm.sbatch
-started="srun --kill-on-bad-exit=1 --cpu-bind=cores --mpi=pmix $QATTRAIN c.yaml train.batch=8 --name job-42 --resume=auto"
+started="srun --kill-on-bad-exit=1 --cpus-per-task=1 --cpu-bind=cores --mpi=pmix $QATTRAIN c.yaml train.batch=8 --name job-42 --resume=auto"
 export SLURM_JOB_ID=42
 run 0 bash "$sbatch" c.yaml train.batch=8
 expect "a complete job ends" 0 "$started"
+SLURM_CPUS_PER_TASK=8 run 0 bash "$sbatch" c.yaml train.batch=8
+expect "each rank has the cores that the job has for it" 0 "${started/cpus-per-task=1/cpus-per-task=8}"
 run 75 bash "$sbatch" c.yaml train.batch=8
 expect "a job that stopped itself is queued again" 0 "$started
 scontrol requeue 42"
