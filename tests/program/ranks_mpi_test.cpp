@@ -28,9 +28,43 @@ TEST_F(RanksMpi, TheSameNumberOfRanksGivesTheSameBytes) {
     return read(last_checkpoint(name) / "model.safetensors");
   };
   EXPECT_TRUE(weights("a") == weights("b"));
+  // Gradients of 8 significant bits: other bytes, the same training.
   const Result half = run_on(2, small({"distributed.wire=bf16"}, "half"));
   ASSERT_EQ(half.code, 0) << half.output;
   EXPECT_FALSE(weights("a") == weights("half"));
+  const std::vector<double> whole = losses("a"), rounded = losses("half");
+  ASSERT_EQ(rounded.size(), whole.size());
+  EXPECT_EQ(rounded[0], whole[0]);
+  for (size_t i = 1; i < whole.size(); ++i) EXPECT_NEAR(rounded[i], whole[i], 0.1) << i;
+}
+
+// Float training with gradients summed over two batches before each update, and over shares of 5, 4
+// and 4 pictures: what one process does with the same 13.
+TEST_F(RanksMpi, AccumulationAndUnequalSharesTrainLikeOneProcess) {
+  const std::vector<std::string> job = {"train.batch=13", "train.accumulate=2",
+                                        "train.qat.epochs=0", "data.train_images=104",
+                                        "distributed.sync_batchnorm=true"};
+  ASSERT_EQ(run(small(job, "r1")).code, 0);
+  const std::vector<double> alone = losses("r1");
+  ASSERT_EQ(alone.size(), 4u);
+  const Result result = run_on(3, small(job, "r3"));
+  ASSERT_EQ(result.code, 0) << result.output;
+  const std::vector<double> together = losses("r3");
+  ASSERT_EQ(together.size(), alone.size());
+  for (size_t i = 0; i < alone.size(); ++i) EXPECT_NEAR(together[i], alone[i], 1e-3) << i;
+}
+
+// Stopped before and after each of its phases' first steps, so also before calibration.
+TEST_F(RanksMpi, StopsAnywhereAndGoesOnBitForBit) {
+  const std::vector<std::string> job = {"train.accumulate=2", "--resume=auto"};
+  ASSERT_EQ(run_on(2, small(job, "whole")).code, 0);
+  std::vector<std::string> one_step = job;
+  one_step.insert(one_step.end(), {"--max-time", "0s"});
+  int stops = 0;
+  for (; stops < 10 && run_on(2, small(one_step)).code == 75; ++stops) {
+  }
+  EXPECT_EQ(stops, 4);  // after each of two steps in float and two in QAT
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
 }
 
 TEST_F(RanksMpi, SynchronizedRanksTrainLikeOneProcess) {

@@ -105,6 +105,21 @@ class RealImages : public testing::TestWithParam<int> {
     }
   }
 
+  // Every picture of the set through int8 convolutions and through integer-valued floats.
+  void expect_same_codes_from_floats() const {
+    const Program program = build_program(*trained(GetParam()));
+    constexpr int64_t batch = 100;
+    const int64_t parts = set_->size() / batch;
+    for (int64_t i = 0; i < parts; ++i) {
+      const Tensor images = pictures(batch, i, parts).images;
+      const EngineResult wanted = run("onednn", program, images, CodePath::integer);
+      ASSERT_EQ(wanted.codes.size(), program.instructions.size() - 1);
+      const CodeDifference difference =
+          compare_codes(wanted, run("onednn", program, images, CodePath::exact_float));
+      ASSERT_TRUE(difference.equal) << "pictures of part " << i << ": " << difference.text();
+    }
+  }
+
  private:
   void open(const std::string& path) {
     // Nothing is kept in memory: a test reads few of the pictures.
@@ -152,6 +167,9 @@ class RealImagesLong : public RealImages {};
 TEST_P(RealImages, GiveTheSameCodesInEveryLayerByEveryWay) { expect_same_codes_on(100); }
 TEST_P(RealImagesLong, AThousandGiveTheSameCodesInEveryLayerByEveryWay) {
   expect_same_codes_on(1000);
+}
+TEST_P(RealImagesLong, AllGiveTheSameCodesInEveryLayerFromIntegersAndFloats) {
+  expect_same_codes_from_floats();
 }
 
 INSTANTIATE_TEST_SUITE_P(Bits, RealImages, testing::Values(2, 4, 8));
