@@ -145,7 +145,7 @@ void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
   const float factor = Rule::codes ? 1.0f / sqrtf(to.step_count * to.rule.hi) : 0.0f;
   const Tensor apply = finish_reduction(args, k, sums, to.step, factor);
   const float* const slope = apply.data<float>();
-  Tensor dy = Tensor::empty(y.shape(), DType::f32);
+  Tensor dy = Tensor::empty(y.shape(), args.y.gradient_type());
   [[maybe_unused]] Tensor dresidual;
   if constexpr (sizeof...(Residual) > 0) dresidual = Tensor::empty(y.shape(), DType::f32);
   operands([&](auto... o) {
@@ -154,10 +154,16 @@ void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
           per_channel(slope + channels), per_channel(slope + 2 * channels), residual...,
           outputs...);
     };
-    if constexpr (sizeof...(Residual) > 0)
-      run(out(dy.data<float>()), out(dresidual.data<float>()));
+    const auto run_to = [&](auto to_dy) {
+      if constexpr (sizeof...(Residual) > 0)
+        run(to_dy, out(dresidual.data<float>()));
+      else
+        run(to_dy);
+    };
+    if (dy.dtype() == DType::bf16)
+      run_to(out(dy.data<BFloat16>()));
     else
-      run(out(dy.data<float>()));
+      run_to(out(dy.data<float>()));
   });
   args.y.add_grad(dy);
   if constexpr (sizeof...(Residual) > 0) args.residual.add_grad(dresidual);

@@ -10,6 +10,7 @@
 namespace qt {
 
 Tensor add(const Tensor& a, const Tensor& b);  // core/ops/elementwise.cpp
+Tensor to_float(const Tensor& x);              // core/library/convert.cpp
 
 // A value and what the tape knows about it. The gradient of a tensor that carries a scale is taken
 // with respect to its stored numbers (codes, raw sums), not to number * scale: so convolutions need
@@ -27,10 +28,15 @@ class Var {
   const Tensor& grad() const { return slot_->grad; }
   bool wants_grad() const { return slot_ && slot_->wants_grad; }
   void add_grad(const Tensor& g) const {
-    if (slot_->wants_grad) slot_->grad = grad().defined() ? add(grad(), g) : g;
+    if (!slot_->wants_grad) return;
+    slot_->grad = grad().defined() ? add(to_float(grad()), to_float(g)) : g;
   }
   void set_grad(const Tensor& g) const { slot_->grad = g; }
   void clear_grad() const { slot_->grad = Tensor(); }
+  // The type to which whoever reads the gradient rounds it: it may be given in that type. f32
+  // unless the value's own backward says otherwise.
+  DType gradient_type() const { return slot_->gradient_type; }
+  void set_gradient_type(DType type) const { slot_->gradient_type = type; }
   // For whoever owns a parameter: the next forward pass sees the new value.
   void set_value(Tensor value) { value_ = std::move(value); }
 
@@ -41,6 +47,7 @@ class Var {
   friend class Tape;
   struct Slot {
     bool wants_grad = false;
+    DType gradient_type = DType::f32;
     int uses = 0;  // recorded steps that may still add to grad
     Tensor grad;
     std::function<void(const Var&)> hook;

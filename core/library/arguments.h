@@ -23,6 +23,8 @@ CodeRange code_range(const std::string& what, const Tensor& codes);
 void check_shape(const Conv2dShape& shape);
 void check_extents(const std::string& what, const Tensor& t, const Shape& wanted);
 void check_f32(const std::string& what, const Tensor& t);
+// f32, or bf16 as Library::gradient_type allows.
+void check_gradient(const std::string& what, const Tensor& dy);
 // All that the convolutions of real numbers ask of their arguments (core/library/library.h).
 void check_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
 void check_conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape);

@@ -52,6 +52,10 @@ void check_f32(const std::string& what, const Tensor& t) {
            what + " " + t.shape().text() + " holds " + name_of(t.dtype()) + ", wanted f32");
 }
 
+void check_gradient(const std::string& what, const Tensor& dy) {
+  if (dy.dtype() != DType::bf16) check_f32(what, dy);
+}
+
 void check_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
   check_shape(shape);
   check_extents("conv2d's x", x, shape.x_shape());
@@ -64,14 +68,14 @@ void check_conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dS
   check_shape(shape);
   check_extents("conv2d_backward_data's dy", dy, shape.y_shape());
   check_extents("conv2d_backward_data's w", w, shape.w_shape());
-  check_f32("conv2d_backward_data's dy", dy);
+  check_gradient("conv2d_backward_data's dy", dy);
 }
 
 void check_conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape) {
   check_shape(shape);
   check_extents("conv2d_backward_weights' x", x, shape.x_shape());
   check_extents("conv2d_backward_weights' dy", dy, shape.y_shape());
-  check_f32("conv2d_backward_weights' dy", dy);
+  check_gradient("conv2d_backward_weights' dy", dy);
 }
 
 void check_accumulator(const CodeRange& x, const CodeRange& w, int64_t products,

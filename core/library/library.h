@@ -109,6 +109,9 @@ class Library {
   // Float forward, f32 accumulation; any algorithm, Winograd's too.
   virtual Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
                         Precision precision = Precision::f32) = 0;
+  // What the two passes below round dy to before they multiply: whoever computes dy may store it
+  // so, with the same result and fewer bytes. dy is f32 or this.
+  virtual DType gradient_type(Precision) const { return DType::f32; }
   // dx [n, h, w, c] f32. w may be f32 or i8 codes (taken as numbers).
   virtual Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                                       Precision precision) = 0;

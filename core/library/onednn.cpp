@@ -46,6 +46,10 @@ class OneDnn final : public Library {
     return y;
   }
 
+  DType gradient_type(Precision precision) const override {
+    return arithmetic_for(precision) == Type::bf16 ? DType::bf16 : DType::f32;
+  }
+
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision precision) override {
     check_conv2d_backward_data(dy, w, shape);

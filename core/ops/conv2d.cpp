@@ -58,12 +58,15 @@ Var conv2d(const Var& x, const Var& w, const ConvOptions& options) {
                        .conv2d_codes(xv, wv, shape, options.path)
                        .with_scale(product_scale(xv, wv, shape.k))
                  : current_library().conv2d(xv, wv, shape, options.forward);
-  return record(y, {x, w}, [x, w, shape, precision = options.backward](const Tensor& dy) {
+  const auto backward = [x, w, shape, precision = options.backward](const Tensor& dy) {
     Library& library = current_library();
     if (x.wants_grad()) x.add_grad(library.conv2d_backward_data(dy, w.value(), shape, precision));
     if (w.wants_grad())
       w.add_grad(library.conv2d_backward_weights(x.value(), dy, shape, precision));
-  });
+  };
+  Var result = record(y, {x, w}, backward);
+  result.set_gradient_type(current_library().gradient_type(options.backward));
+  return result;
 }
 
 Var linear(const Var& x, const Var& w, const ConvOptions& options) {

@@ -33,6 +33,10 @@ class CudaLibrary final : public Library {
     return reals_.run_as_products({ConvolutionPass::forward, ProductType::f32, shape}, x, w);
   }
 
+  DType gradient_type(Precision precision) const override {
+    return precision == Precision::bf16 ? DType::bf16 : DType::f32;
+  }
+
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision precision) override {
     check_conv2d_backward_data(dy, w, shape);
