@@ -207,8 +207,8 @@ void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run) {
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   CommandLine command;
   command.all = arguments;
-  const bool names_verb = arguments.size() > 1 &&
-                          std::find(verbs.begin(), verbs.end(), arguments[1]) != verbs.end();
+  const bool names_verb =
+      arguments.size() > 1 && std::find(verbs.begin(), verbs.end(), arguments[1]) != verbs.end();
   if (names_verb) command.verb = arguments[1];
   CLI::App app(described(command.verb),
                "qattrain" + (command.verb == "train" ? "" : " " + command.verb));

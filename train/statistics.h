@@ -24,8 +24,8 @@ struct LayerStatistics {
 // real: f32; codes: i8 or u8 of its shape with step [1], or [k] per first-axis channel.
 LayerStatistics statistics_of(const std::string& name, const Tensor& real, const Tensor& codes);
 
-// At most `most` pictures as evaluation takes them, from all over the set at even distances (folders
-// list one class after the other): u8 [n, h, w, 3].
+// At most `most` pictures as evaluation takes them, from all over the set at even distances
+// (folders list one class after the other): u8 [n, h, w, 3].
 Tensor pictures_over(const Dataset& set, int64_t most);
 
 // One evaluation pass over images (of the host's memory) with an observer: weights, what units and

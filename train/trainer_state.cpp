@@ -102,9 +102,10 @@ void Trainer::check_precisions_of_cpu() const {
   const std::string allowed = cpu_has(Isa::avx512_bf16) ? "auto, f32 or bf16" : "auto or f32";
   if (train.backward == "tf32") refuse("backward", "tf32", allowed);
   if (train.backward == "bf16" && !cpu_has(Isa::avx512_bf16))
-    throw ConfigError("train.backward bf16 needs a CPU that multiplies bf16 (avx512_bf16) or a GPU; "
-                      "this one's instruction set is " +
-                      std::string(name_of(cpu_isa())) + ", it takes " + allowed);
+    throw ConfigError(
+        "train.backward bf16 needs a CPU that multiplies bf16 (avx512_bf16) or a GPU; "
+        "this one's instruction set is " +
+        std::string(name_of(cpu_isa())) + ", it takes " + allowed);
   if (train.float_forward != "f32") refuse("float_forward", train.float_forward, "f32");
 }
 

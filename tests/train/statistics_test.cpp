@@ -1,4 +1,5 @@
-// tests/train/statistics_test.cpp -- what TensorBoard is told of each layer, and from which pictures.
+// tests/train/statistics_test.cpp -- what TensorBoard is told of each layer, and from which
+// pictures.
 #include "train/statistics.h"
 
 #include <gtest/gtest.h>

@@ -68,8 +68,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
-    const AugmentSpec shifted{
-        .crop = AugmentSpec::Crop::padded, .crop_padding = 4, .flip = true};
+    const AugmentSpec shifted{.crop = AugmentSpec::Crop::padded, .crop_padding = 4, .flip = true};
     DatasetSpec folder{.kind = "imagefolder", .path = cifar, .image_size = 32};
     if (!cifar.empty()) {
       add("cifar from JPEG files, crop and flip, batch 128", folder, 128, shifted);

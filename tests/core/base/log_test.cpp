@@ -41,8 +41,7 @@ TEST(Log, WritesPlainLinesToStderrByLevel) {
 TEST(Log, PrintsErrorsThatCarryTheirPlaceAsTheyAre) {
   testing::internal::CaptureStderr();
   log::error("a.yaml:2:3: error: b\na.yaml:4:1: error: c");
-  EXPECT_EQ(testing::internal::GetCapturedStderr(),
-            "a.yaml:2:3: error: b\na.yaml:4:1: error: c\n");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "a.yaml:2:3: error: b\na.yaml:4:1: error: c\n");
 }
 
 TEST(Log, WritesOneJsonObjectALine) {
