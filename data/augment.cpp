@@ -3,30 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "core/base/philox.h"
 #include "data/resize.h"
 
 namespace qt {
 namespace {
-
-// The height x width window of `image` whose top left corner is (top, left), which may lie outside:
-// zeros there.
-void copy_window(const Image& image, int top, int left, int height, int width, uint8_t* hwc) {
-  const size_t row_bytes = size_t(width) * 3;
-  const int x0 = std::clamp(-left, 0, width), x1 = std::clamp(image.width - left, x0, width);
-  for (int y = 0; y < height; ++y, hwc += row_bytes) {
-    const int from = top + y;
-    if (from < 0 || from >= image.height || x0 == x1) {
-      memset(hwc, 0, row_bytes);
-      continue;
-    }
-    memset(hwc, 0, size_t(x0) * 3);
-    memcpy(hwc + size_t(x0) * 3, image.at(from, left + x0), size_t(x1 - x0) * 3);
-    memset(hwc + size_t(x1) * 3, 0, size_t(width - x1) * 3);
-  }
-}
 
 void flip_left_right(int height, int width, uint8_t* hwc) {
   for (int y = 0; y < height; ++y, hwc += size_t(width) * 3) {
@@ -82,7 +64,7 @@ int64_t crop_padded(const Dataset& dataset, const AugmentSpec& spec, int64_t ind
   image.resize(height, width);
   const int64_t delivered = dataset.read(index, image.pixels.data());
   const PictureWindow window = padded_window(spec, draws);
-  copy_window(image, window.top, window.left, height, width, hwc);
+  copy_window(image, {window.top, window.left, height, width}, hwc);
   return delivered;
 }
 
@@ -93,7 +75,7 @@ int64_t crop_random(const Dataset& dataset, int64_t index, Philox& draws, uint8_
   const int room_y = resized.height - dataset.height(), room_x = resized.width - dataset.width();
   const int top = room_y > 0 ? int(draws.below(uint32_t(room_y + 1))) : room_y / 2;
   const int left = room_x > 0 ? int(draws.below(uint32_t(room_x + 1))) : room_x / 2;
-  copy_window(resized, top, left, dataset.height(), dataset.width(), hwc);
+  copy_window(resized, {top, left, dataset.height(), dataset.width()}, hwc);
   return delivered;
 }
 

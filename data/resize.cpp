@@ -107,18 +107,31 @@ Image resize_shorter_side(const Image& image, int size) {
   return out;
 }
 
+void copy_window(const Image& image, const Window& window, uint8_t* hwc) {
+  const int width = window.width;
+  const size_t row_bytes = size_t(width) * 3;
+  const int x0 = std::clamp(-window.left, 0, width),
+            x1 = std::clamp(image.width - window.left, x0, width);
+  for (int y = 0; y < window.height; ++y, hwc += row_bytes) {
+    const int from = window.top + y;
+    if (from < 0 || from >= image.height || x0 == x1) {
+      memset(hwc, 0, row_bytes);
+      continue;
+    }
+    memset(hwc, 0, size_t(x0) * 3);
+    memcpy(hwc + size_t(x0) * 3, image.at(from, window.left + x0), size_t(x1 - x0) * 3);
+    memset(hwc + size_t(x1) * 3, 0, size_t(width - x1) * 3);
+  }
+}
+
 void centre_crop(const Image& image, int height, int width, uint8_t* hwc) {
   // torchvision pads a smaller picture by half the difference rounded down before, and rounds a
   // larger one's offset half to even.
   const auto offset = [](int have, int want) {
     return have < want ? -((want - have) / 2) : int(std::nearbyint((have - want) / 2.0));
   };
-  const int top = offset(image.height, height), left = offset(image.width, width);
-  memset(hwc, 0, size_t(height) * size_t(width) * 3);
-  const int x0 = std::max(0, -left), x1 = std::min(width, image.width - left);
-  for (int y = std::max(0, -top); y < std::min(height, image.height - top); ++y)
-    memcpy(hwc + (size_t(y) * size_t(width) + size_t(x0)) * 3, image.at(top + y, left + x0),
-           size_t(x1 - x0) * 3);
+  copy_window(image, {offset(image.height, height), offset(image.width, width), height, width},
+              hwc);
 }
 
 }  // namespace qt

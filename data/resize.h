@@ -21,6 +21,9 @@ void resize_window(const Image& image, const Window& window, int height, int wid
 // rounded down.
 Image resize_shorter_side(const Image& image, int size);
 
+// Copies the window of `image`, which may lie partly or wholly outside of it: zeros there.
+void copy_window(const Image& image, const Window& window, uint8_t* hwc);
+
 // torchvision's CenterCrop on pictures that are at least as large; smaller ones are padded with
 // zeros.
 void centre_crop(const Image& image, int height, int width, uint8_t* hwc);

@@ -3,21 +3,22 @@
 #include "deploy/model_file.h"
 
 #include <initializer_list>
-#include <nlohmann/json.hpp>
 #include <set>
 
+#include "core/base/json_fields.h"
 #include "core/tensor/safetensors.h"
 #include "deploy/validate.h"
 
 namespace qt {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = JsonFields::Json;
 
 constexpr const char* format_name = "qattrain.program";
 constexpr const char* format_version = "1";
 constexpr size_t largest_graph = size_t(16) << 20;  // bytes of JSON
 constexpr size_t largest_program = 65536;           // instructions
+constexpr int64_t most_code = 1000000000;
 
 // ---- writing ----
 class Writer {
@@ -103,72 +104,6 @@ class Writer {
 
 // ---- reading ----
 
-// One JSON object, whose keys must all be asked for.
-class Fields {
- public:
-  Fields(const Json& json, const std::string& where) : json_(json), where_(where) {
-    if (!json.is_object()) refuse("is not an object");
-  }
-  [[noreturn]] void refuse(const std::string& cause) const {
-    throw CheckpointError(where_ + " " + cause);
-  }
-
-  const Json& get(const std::string& key) {
-    const auto found = json_.find(key);
-    if (found == json_.end()) refuse("has no '" + key + "'");
-    asked_.insert(key);
-    return *found;
-  }
-  int64_t integer(const std::string& key) { return integer_of(get(key), key); }
-  // Of a size that int holds.
-  int small(const std::string& key) {
-    const int64_t value = integer(key);
-    if (value < -1000000000 || value > 1000000000)
-      refuse("has '" + key + "' " + std::to_string(value));
-    return int(value);
-  }
-  std::string text(const std::string& key) {
-    const Json& value = get(key);
-    if (!value.is_string()) refuse("has '" + key + "' that is not a string");
-    return value.get<std::string>();
-  }
-  std::vector<int64_t> integers(const std::string& key, size_t most) {
-    const Json& list = get(key);
-    if (!list.is_array() || list.size() > most)
-      refuse("has '" + key + "' that is not a list of at most " + std::to_string(most) +
-             " integers");
-    std::vector<int64_t> values;
-    for (const Json& value : list) values.push_back(integer_of(value, key));
-    return values;
-  }
-  std::array<double, 3> three_numbers(const std::string& key) {
-    const Json& list = get(key);
-    std::array<double, 3> values{};
-    if (!list.is_array() || list.size() != 3)
-      refuse("has '" + key + "' that is not a list of three numbers");
-    for (size_t i = 0; i < 3; ++i) {
-      if (!list[i].is_number()) refuse("has '" + key + "' that is not a list of three numbers");
-      values[i] = list[i].get<double>();
-    }
-    return values;
-  }
-  void no_others() const {
-    for (const auto& [key, value] : json_.items())
-      if (!asked_.contains(key)) refuse("has the unknown key '" + key + "'");
-  }
-
- private:
-  int64_t integer_of(const Json& value, const std::string& key) const {
-    if (!value.is_number_integer() ||
-        (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t(INT64_MAX)))
-      refuse("has '" + key + "' that is not an integer");
-    return value.get<int64_t>();
-  }
-  const Json& json_;
-  std::string where_;
-  std::set<std::string> asked_;
-};
-
 class Reader {
  public:
   explicit Reader(const std::string& path) : path_(path), file_(read_safetensors(path)) {
@@ -245,7 +180,7 @@ class Reader {
 
   void read_preprocessing(Preprocessing& p) const {
     const Json json = parse("preprocessing");
-    Fields fields(json, path_ + ": metadata 'preprocessing'");
+    JsonFields fields(json, path_ + ": metadata 'preprocessing'");
     p.height = fields.integer("height");
     p.width = fields.integer("width");
     p.resize = fields.integer("resize");
@@ -255,7 +190,11 @@ class Reader {
   }
 
   // ---- instructions ----
-  Tensor tensor(Fields& fields, const std::string& what, DType type) {
+  // A bound of codes, as far as its type goes; validate() knows the rest.
+  static int code(JsonFields& fields, const std::string& key) {
+    return int(fields.integer(key, -most_code, most_code));
+  }
+  Tensor tensor(JsonFields& fields, const std::string& what, DType type) {
     const std::string name = name_ + "." + what;
     const auto found = by_name_.find(name);
     if (found == by_name_.end()) fields.refuse("misses its tensor '" + name + "'");
@@ -265,15 +204,15 @@ class Reader {
     used_.insert(name);
     return found->second;
   }
-  float number(Fields& fields, const std::string& what) {
+  float number(JsonFields& fields, const std::string& what) {
     const Tensor t = tensor(fields, what, DType::f32);
     if (t.shape() != Shape{1})
       fields.refuse("has the tensor '" + name_ + "." + what + "' of shape " + t.shape().text() +
                     ", wanted [1]");
     return t.data<float>()[0];
   }
-  Tensor weights(Fields& fields, int rank) {
-    const int lo = fields.small("weight_lo"), hi = fields.small("weight_hi");
+  Tensor weights(JsonFields& fields, int rank) {
+    const int lo = code(fields, "weight_lo"), hi = code(fields, "weight_hi");
     const Tensor codes = tensor(fields, "codes", DType::i8);
     if (codes.shape().rank() != rank)
       fields.refuse("has codes of shape " + codes.shape().text() + ", wanted " +
@@ -283,10 +222,10 @@ class Reader {
 
   Instruction instruction(const Json& json, const std::vector<Instruction>& before) {
     const std::string number_text = std::to_string(before.size());
-    Fields fields(json, path_ + ": instruction " + number_text);
+    JsonFields fields(json, path_ + ": instruction " + number_text);
     Instruction at;
     at.name = name_ = fields.text("name");
-    Fields named(json, path_ + ": instruction " + number_text + " '" + at.name + "'");
+    JsonFields named(json, path_ + ": instruction " + number_text + " '" + at.name + "'");
     named.get("name");
     const std::string op = named.text("op");
     for (const int64_t input : named.integers("inputs", 2)) {
@@ -299,8 +238,8 @@ class Reader {
       if (extent < 1) named.refuse("has the output extent " + std::to_string(extent));
     at.output = Shape(extents);
     if (op != "classifier") {
-      at.lo = named.small("lo");
-      at.hi = named.small("hi");
+      at.lo = code(named, "lo");
+      at.hi = code(named, "hi");
       at.step = number(named, "step");
     }
     at.operation = operation(op, named, at, before);
@@ -308,7 +247,7 @@ class Reader {
     return at;
   }
 
-  Operation operation(const std::string& op, Fields& fields, const Instruction& at,
+  Operation operation(const std::string& op, JsonFields& fields, const Instruction& at,
                       const std::vector<Instruction>& before) {
     if (op == "image_table") return ImageTable{tensor(fields, "table", DType::i8)};
     if (op == "conv") return conv(fields, at, before);
@@ -327,7 +266,7 @@ class Reader {
         "'; known: image_table, conv, add, max_pool, global_average_pool, flatten, classifier");
   }
 
-  Conv conv(Fields& fields, const Instruction& at, const std::vector<Instruction>& before) {
+  Conv conv(JsonFields& fields, const Instruction& at, const std::vector<Instruction>& before) {
     Conv op;
     op.codes = weights(fields, 4);
     if (at.inputs.empty()) fields.refuse("has no inputs");

@@ -51,8 +51,9 @@ Var ConvUnit::forward(const std::vector<Var>& in, const Pass& pass) {
                             .path = pass.path(),
                             .forward = pass.forward(),
                             .backward = pass.backward};
-  const Var w =
-      pass.quantized() ? quantized_weight(weight_, *weight_quantizer_, pass) : weight_.var;
+  const Var w = pass.quantized()
+                    ? quantized_weight(spec_.conv_name, weight_, *weight_quantizer_, pass)
+                    : weight_.var;
   const NormAct args{.name = spec_.conv_name,
                      .y = conv2d(in.at(0), w, options),
                      .norm = &norm_,

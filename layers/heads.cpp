@@ -47,13 +47,16 @@ GlobalAveragePool::GlobalAveragePool(const QuantSpec& activations)
 Var GlobalAveragePool::forward(const std::vector<Var>& in, const Pass& pass) {
   const Var pooled = global_average_pool(in.at(0));
   if (!pass.quantized()) return pooled;
-  if (quantizer_->observes(pass)) {
+  const auto real = [&] {  // pooled are sums of codes
     const Tape::Pause pause;
     const NormAct plain{
         .name = "avgpool", .y = pooled, .norm = nullptr, .residual = Var(), .relu = false};
-    quantizer_->observe(norm_act_real(plain, {.mode = pass.mode}).value());
-  }
-  return quantizer_->quantize(pooled, pass);
+    return norm_act_real(plain, {.mode = pass.mode}).value();
+  };
+  if (quantizer_->observes(pass)) quantizer_->observe(real());
+  const Var codes = quantizer_->quantize(pooled, pass);
+  if (is_watched(codes, pass)) pass.observer->quantized("avgpool", real(), codes.value());
+  return codes;
 }
 
 void GlobalAveragePool::visit(const Visitor& visitor) {
@@ -77,7 +80,7 @@ Quantize::Quantize(const std::string& name, const QuantSpec& activations)
     : name_(name), quantizer_(make_quantizer(activations, 1)) {}
 
 Var Quantize::forward(const std::vector<Var>& in, const Pass& pass) {
-  return quantized_output(in.at(0), *quantizer_, pass);
+  return quantized_output(name_, in.at(0), *quantizer_, pass);
 }
 
 void Quantize::visit(const Visitor& visitor) {
@@ -113,7 +116,7 @@ Tensor Linear::weight_codes() { return weight_codes_of(weight_, *weight_quantize
 Var Linear::forward(const std::vector<Var>& in, const Pass& pass) {
   const Var flat = reshape(in.at(0), {in.at(0).value().dim(0), in_});
   const Var w =
-      pass.quantized() ? quantized_weight(weight_, *weight_quantizer_, pass) : weight_.var;
+      pass.quantized() ? quantized_weight(name_, weight_, *weight_quantizer_, pass) : weight_.var;
   return scale_bias(linear(flat, w, {.path = pass.path(), .backward = pass.backward}), bias_.var);
 }
 

@@ -29,18 +29,25 @@ Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind
   return {.var = Var(Tensor::full({elements}, value), true), .kind = kind};
 }
 
-Var quantized_weight(const Parameter& weight, Quantizer& quantizer, const Pass& pass) {
+Var quantized_weight(const std::string& layer, const Parameter& weight, Quantizer& quantizer,
+                     const Pass& pass) {
   if (quantizer.observes(pass) && !(pass.calibrate && quantizer.ready()))
     quantizer.observe(weight.var.value());
   Pass of_weights = pass;
   of_weights.samples_per_sample = 1;  // weights are whole on every rank
-  return quantizer.quantize(weight.var, of_weights);
+  const Var codes = quantizer.quantize(weight.var, of_weights);
+  if (is_watched(codes, pass))
+    pass.observer->quantized(layer + ".weight", weight.var.value(), codes.value());
+  return codes;
 }
 
-Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass) {
+Var quantized_output(const std::string& name, const Var& real, Quantizer& quantizer,
+                     const Pass& pass) {
   if (!pass.quantized()) return real;
   if (quantizer.observes(pass)) quantizer.observe(real.value());
-  return quantizer.quantize(real, pass);
+  const Var codes = quantizer.quantize(real, pass);
+  if (is_watched(codes, pass)) pass.observer->quantized(name, real.value(), codes.value());
+  return codes;
 }
 
 namespace {
@@ -64,7 +71,7 @@ Var norm_act(const NormAct& args, Quantizer& quantizer, const Pass& pass) {
   Tensor real;
   if (quantizer.observes(pass)) quantizer.observe(real = real_values(args, pass));
   const Var out = quantizer.norm_act(args, pass);
-  if (pass.observer && out.value().is_codes())
+  if (is_watched(out, pass))
     pass.observer->quantized(args.name, real.defined() ? real : real_values(args, pass),
                              out.value());
   return out;

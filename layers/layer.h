@@ -45,11 +45,17 @@ void visit_quantizer(const Visitor& visitor, const std::string& name, Quantizer&
 // Drawn from N(0, deviation^2), number telling layers of one seed apart.
 Parameter normal_weights(const Shape& shape, double deviation, uint64_t seed, uint32_t number);
 Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind);
+// Whether somebody wants to see what became these codes.
+inline bool is_watched(const Var& codes, const Pass& pass) {
+  return pass.observer && codes.value().is_codes();
+}
 // The weight's codes (or simulated reals); its quantizer is shown the values first where it wants
-// to see them.
-Var quantized_weight(const Parameter& weight, Quantizer& quantizer, const Pass& pass);
-// The codes of a real activation; real itself in a float32 pass.
-Var quantized_output(const Var& real, Quantizer& quantizer, const Pass& pass);
+// to see them. An observer sees them as <layer>.weight.
+Var quantized_weight(const std::string& layer, const Parameter& weight, Quantizer& quantizer,
+                     const Pass& pass);
+// The codes of a real activation; real itself in a float32 pass. name: for an observer.
+Var quantized_output(const std::string& name, const Var& real, Quantizer& quantizer,
+                     const Pass& pass);
 // The fused operation with this quantizer: codes in one pass, the program's arithmetic. A quantizer
 // that wants to see the real values is shown them first, in a pass of their own.
 Var norm_act(const NormAct& args, Quantizer& quantizer, const Pass& pass);

@@ -3,9 +3,9 @@
 #include "quant/norm_act.h"
 
 #include <cmath>
-#include <cstring>
 
 #include "core/kernel/launch.h"
+#include "core/ops/ops.h"
 #include "core/tensor/transfer.h"
 #include "quant/norm_act_kernels.h"
 #include "quant/rules.h"
@@ -43,22 +43,6 @@ struct WithoutNorm {
     return {{1.0f, 0.0f, float(double(scale) / double(step)), 0.0f, 1.0f}};
   }
 };
-
-struct Same {
-  QT_HD float operator()(float x) const { return x; }
-};
-
-// The scale of raw sums as a per-channel vector.
-Tensor channel_scale(const Tensor& y) {
-  const int64_t channels = y.channels();
-  if (!y.has_scale()) return Tensor::full({channels}, 1.0f);
-  const Tensor& step = y.step();
-  if (step.elements() == channels) return step;
-  QT_CHECK(step.elements() == 1, "scale " + step.shape().text() + " of sums " + y.shape().text());
-  Tensor scale = Tensor::empty({channels}, DType::f32);
-  map(current_stream(), 1, channels, Same{}, scalar(step.data<float>()), out(scale.data<float>()));
-  return scale;
-}
 
 struct Ratio {
   QT_HD float operator()(float residual_step, float step) const {

@@ -102,6 +102,34 @@ std::string with_value(const std::string& argument) {
   return argument;
 }
 
+// Whether the argument behind this one is its value, whatever it looks like.
+bool takes_next(const CLI::App& app, const std::string& argument) {
+  if (!argument.starts_with('-') || with_value(argument) != argument) return false;
+  const CLI::Option* const option = app.get_option_no_throw(argument);
+  return option && option->get_items_expected_max() > 0;
+}
+
+bool is_override(const std::string& argument) {
+  const size_t equals = argument.find('=');
+  return equals != std::string::npos && equals > 0 && argument[0] != '-' &&
+         argument.substr(0, equals).find_first_of("/@") == std::string::npos;
+}
+
+// What is no override, for CLI11; command.overrides receives the others.
+std::vector<std::string> take_overrides(const CLI::App& app, size_t first, CommandLine& command) {
+  std::vector<std::string> rest;
+  bool is_value = false;
+  for (size_t i = first; i < command.all.size(); ++i) {
+    const std::string& text = command.all[i];
+    if (!is_value && is_override(text))
+      command.overrides.push_back({text, int(i)});
+    else
+      rest.push_back(is_value ? text : with_value(text));
+    is_value = !is_value && takes_next(app, text);
+  }
+  return rest;
+}
+
 std::string described(const std::string& verb) {
   if (verb == "eval")
     return "Accuracy of RUN: a run folder, a checkpoint folder or a model.qat file";
@@ -179,21 +207,9 @@ void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run) {
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
   CommandLine command;
   command.all = arguments;
-  std::vector<std::string> rest;
-  for (size_t i = 1; i < arguments.size(); ++i) {
-    const std::string& text = arguments[i];
-    if (i == 1 && std::find(verbs.begin(), verbs.end(), text) != verbs.end()) {
-      command.verb = text;
-      continue;
-    }
-    const size_t equals = text.find('=');
-    const bool is_override = equals != std::string::npos && equals > 0 && text[0] != '-' &&
-                             text.substr(0, equals).find_first_of("/@") == std::string::npos;
-    if (is_override)
-      command.overrides.push_back({text, int(i)});
-    else
-      rest.push_back(with_value(text));
-  }
+  const bool names_verb =
+      arguments.size() > 1 && std::find(verbs.begin(), verbs.end(), arguments[1]) != verbs.end();
+  if (names_verb) command.verb = arguments[1];
   CLI::App app(described(command.verb),
                "qattrain" + (command.verb == "train" ? "" : " " + command.verb));
   app.footer(footer);
@@ -208,6 +224,7 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
       ->check(CLI::IsMember({"short", "full"}));
   if (command.verb == "train") add_train(app, command, max_time);
   if (command.verb == "eval") add_eval(app, command);
+  std::vector<std::string> rest = take_overrides(app, names_verb ? 2 : 1, command);
   std::reverse(rest.begin(), rest.end());  // CLI11 takes them from the back
   try {
     app.parse(rest);

@@ -47,6 +47,14 @@ LogitsOf logits_of(const StoredRun& run, const CommandLine& command,
   };
 }
 
+// --device, else what the config says. The engines of the CPU alone say it by their names.
+std::string device_of(const CommandLine& command, const Experiment& experiment) {
+  if (command.device != "auto") return command.device;
+  if (command.engine == "reference" || command.forward == "exact_float") return "cpu";
+  const std::string& configured = experiment.device;
+  return command.engine == "cuda" && !is_gpu_name(configured) ? "cuda" : configured;
+}
+
 std::string table_line(const std::string& name, int64_t count) {
   return "  " + name + std::string(name.size() < 24 ? 24 - name.size() : 1, ' ') +
          std::to_string(count) + "\n";
@@ -102,11 +110,11 @@ std::string instruction_sets() {
 
 ExitCode eval_verb(const CommandLine& given) {
   CommandLine command = given;
-  if (command.engine == "cuda" && command.device == "auto") command.device = "cuda";
-  const std::shared_ptr<const Device> device = open_device(command.device);
-  if (device->on_gpu()) command.engine = "cuda";
+  std::shared_ptr<const Device> device;  // outlives the network that is placed there
   const StoredRun run = open_run(
       {.path = command.config, .config = command.data_config, .overrides = command.overrides});
+  device = open_device(device_of(command, *run.experiment));
+  if (device->on_gpu()) command.engine = "cuda";
   pin_threads(run.experiment->train.threads);
   const UseLibrary library(library_by_name(device->on_gpu() ? "onednn" : command.engine));
   if (!command.predictions.empty()) files::check_writable(command.predictions);

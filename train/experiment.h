@@ -173,8 +173,8 @@ struct TrainConfig : Section {
       "arithmetic of the QAT phase; int8 is what is deployed, exact_float gives the same bits"};
   Key<std::string> backward{
       this, "backward", "auto", one_of("auto", "f32", "tf32", "bf16"),
-      "precision of backward convolutions; auto: bf16 on a GPU and where the CPU has it natively; "
-      "tf32: GPUs only"};
+      "precision of backward convolutions; auto: bf16 on a GPU and where the CPU has it natively, "
+      "f32 elsewhere; bf16: only there; tf32: GPUs only"};
   Key<std::string> float_forward{
       this, "float_forward", "f32", one_of("f32", "tf32", "bf16"),
       "precision of forward convolutions in the float phase; tf32 and bf16: GPUs only"};

@@ -2,7 +2,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <new>
 
 #include "core/base/log.h"
@@ -14,13 +13,7 @@ namespace {
 int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& message) {
   const auto ending = run.ranks->end_with(code, message);
   code = ending.code;
-  if (!ending.speaks) {
-    // Another rank says the same.
-  } else if (message.find(": error: ") !=
-             std::string::npos)  // config errors carry their place and are a list
-    std::fprintf(stderr, "%s\n", message.c_str());
-  else
-    qt::log::error(message);
+  if (ending.speaks) qt::log::error(message);  // else another rank says the same
   qt::log::flush();
   try {
     if (run.folder)

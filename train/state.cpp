@@ -2,92 +2,22 @@
 #include "train/state.h"
 
 #include <climits>
-#include <nlohmann/json.hpp>
 
-#include "core/base/error.h"
+#include "core/base/json_fields.h"
 
 namespace qt {
 namespace {
 
-using Json = nlohmann::json;
+using Json = JsonFields::Json;
 
 constexpr int format_version = 1;
 constexpr int64_t most_threads = 4096, most_ranks = 1 << 20;
-
-// The values of one JSON object; what is missing or of another type is refused by its key.
-class Fields {
- public:
-  Fields(const Json& json, const std::string& where) : json_(json), where_(where) {
-    if (!json.is_object()) refuse("cannot be read: it is no JSON object");
-  }
-  [[noreturn]] void refuse(const std::string& cause) const {
-    throw CheckpointError(where_ + " " + cause);
-  }
-  bool has(const char* key) const { return json_.contains(key); }
-  const Json& get(const char* key) const {
-    const auto found = json_.find(key);
-    if (found == json_.end()) refuse(std::string("cannot be read: it has no '") + key + "'");
-    return *found;
-  }
-  int64_t count(const char* key, int64_t most = INT64_MAX) const {
-    const Json& value = get(key);
-    if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t(most))
-      unexpected(key, value, "an integer from 0 to " + std::to_string(most));
-    return value.get<int64_t>();
-  }
-  double number(const char* key) const {
-    const Json& value = get(key);
-    if (!value.is_number()) unexpected(key, value, "a number");
-    return value.get<double>();
-  }
-  bool boolean(const char* key) const {
-    const Json& value = get(key);
-    if (!value.is_boolean()) unexpected(key, value, "true or false");
-    return value.get<bool>();
-  }
-  std::string text(const char* key) const {
-    const Json& value = get(key);
-    if (!value.is_string()) unexpected(key, value, "a text");
-    return value.get<std::string>();
-  }
-  std::vector<std::string> texts(const char* key) const {
-    const Json& value = get(key);
-    std::vector<std::string> list;
-    if (!value.is_array()) unexpected(key, value, "a list of texts");
-    for (const Json& entry : value) {
-      if (!entry.is_string()) unexpected(key, entry, "a text");
-      list.push_back(entry.get<std::string>());
-    }
-    return list;
-  }
-
-  std::map<std::string, std::string> texts_by_name(const char* key) const {
-    const Json& all = get(key);
-    if (!all.is_object()) unexpected(key, all, "texts by name");
-    std::map<std::string, std::string> map;
-    for (const auto& [name, text] : all.items()) {
-      if (!text.is_string()) unexpected(key, all, "texts by name");
-      map[name] = text.get<std::string>();
-    }
-    return map;
-  }
-
- private:
-  [[noreturn]] void unexpected(const char* key, const Json& value,
-                               const std::string& wanted) const {
-    const std::string came =
-        value.dump(-1, ' ', false, Json::error_handler_t::replace).substr(0, 40);
-    refuse(std::string("cannot be read: '") + key + "' is " + came + ", wanted " + wanted);
-  }
-  const Json& json_;
-  std::string where_;
-};
 
 }  // namespace
 
 std::string to_json(const TrainState& state) {
   const Position& at = state.at;
-  nlohmann::ordered_json j;
+  Json j;
   j["format"] = format_version;
   j["program_version"] = state.program_version;
   j["config_hash"] = state.config_hash;
@@ -105,8 +35,7 @@ std::string to_json(const TrainState& state) {
   j["calibrated"] = at.calibrated;
   j["meter"] = {
       {"loss", state.meter.loss}, {"correct", state.meter.correct}, {"images", state.meter.images}};
-  j["best_top1"] =
-      state.best_top1 ? nlohmann::ordered_json(*state.best_top1) : nlohmann::ordered_json(nullptr);
+  j["best_top1"] = state.best_top1 ? Json(*state.best_top1) : Json(nullptr);
   j["projections"] = state.projections;
   j["skipped"] = state.skipped;
   return j.dump(2) + "\n";
@@ -114,32 +43,35 @@ std::string to_json(const TrainState& state) {
 
 TrainState state_from_json(const std::string& text, const std::string& where) {
   const Json j = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  const Fields fields(j, where + "/state.json");
-  if (fields.count("format") != format_version)
-    fields.refuse("has format " + j["format"].dump() + "; this program reads " +
+  JsonFields fields(j, where + "/state.json");
+  const auto count = [&](const char* key, int64_t most = INT64_MAX) {
+    return fields.integer(key, 0, most);
+  };
+  if (const int64_t format = count("format"); format != format_version)
+    fields.refuse("has format " + std::to_string(format) + "; this program reads " +
                   std::to_string(format_version));
   TrainState state;
   state.program_version = fields.text("program_version");
   state.config_hash = fields.text("config_hash");
-  state.seed = fields.count("seed");
-  state.threads = int(fields.count("threads", most_threads));
-  state.world = fields.has("world") ? int(fields.count("world", most_ranks)) : 1;
+  state.seed = count("seed");
+  state.threads = int(count("threads", most_threads));
+  state.world = fields.has("world") ? int(count("world", most_ranks)) : 1;
   state.library = fields.text("library");
   if (fields.has("engines")) state.engines = fields.texts_by_name("engines");
   if (fields.has("phases")) state.phases = fields.texts("phases");
-  state.at = {.phase = fields.count("phase"),
-              .epoch = fields.count("epoch"),
-              .step = fields.count("step"),
-              .epochs_done = fields.count("epochs_done", INT_MAX),
-              .steps_done = fields.count("steps_done"),
+  state.at = {.phase = count("phase"),
+              .epoch = count("epoch"),
+              .step = count("step"),
+              .epochs_done = count("epochs_done", INT_MAX),
+              .steps_done = count("steps_done"),
               .calibrated = fields.boolean("calibrated")};
-  const Fields meter(fields.get("meter"), where + "/state.json: 'meter'");
+  JsonFields meter(fields.get("meter"), where + "/state.json: 'meter'");
   state.meter = {.loss = meter.number("loss"),
-                 .correct = meter.count("correct"),
-                 .images = meter.count("images")};
+                 .correct = meter.integer("correct", 0),
+                 .images = meter.integer("images", 0)};
   if (!fields.get("best_top1").is_null()) state.best_top1 = fields.number("best_top1");
-  state.projections = fields.count("projections");
-  if (fields.has("skipped")) state.skipped = fields.count("skipped");
+  state.projections = count("projections");
+  if (fields.has("skipped")) state.skipped = count("skipped");
   return state;
 }
 

@@ -72,6 +72,14 @@ LayerStatistics statistics_of(const std::string& name, const Tensor& real, const
   return s;
 }
 
+Tensor pictures_over(const Dataset& set, int64_t most) {
+  const int64_t count = std::min(most, set.size());
+  Tensor images = Tensor::empty({count, set.height(), set.width(), 3}, DType::u8);
+  for (int64_t i = 0; i < count; ++i)
+    set.read(i * set.size() / count, images.data<uint8_t>() + size_t(i) * set.picture_bytes());
+  return images;
+}
+
 std::vector<LayerStatistics> layer_statistics(Model& model, const Tensor& images,
                                               ForwardMode mode) {
   const Tape::Pause pause;

@@ -5,13 +5,14 @@
 #include <utility>
 #include <vector>
 
+#include "data/dataset.h"
 #include "layers/model.h"
 #include "train/metrics.h"
 
 namespace qt {
 
 struct LayerStatistics {
-  std::string name;         // "layer1.0.conv1.weight_quant"
+  std::string name;         // "layer1.0.conv1": what the unit emits, "layer1.0.conv1.weight"
   double step = 0;          // mean over channels
   double clipped = 0;       // share of values outside lo..hi; of unsigned codes only those above hi
   int codes_used = 0;       // different codes that occur
@@ -23,7 +24,12 @@ struct LayerStatistics {
 // real: f32; codes: i8 or u8 of its shape with step [1], or [k] per first-axis channel.
 LayerStatistics statistics_of(const std::string& name, const Tensor& real, const Tensor& codes);
 
-// One evaluation pass over images (of the host's memory) with an observer.
+// At most `most` pictures as evaluation takes them, from all over the set at even distances
+// (folders list one class after the other): u8 [n, h, w, 3].
+Tensor pictures_over(const Dataset& set, int64_t most);
+
+// One evaluation pass over images (of the host's memory) with an observer: weights, what units and
+// adds emit, and the pool, in the order of the pass.
 std::vector<LayerStatistics> layer_statistics(Model& model, const Tensor& images, ForwardMode mode);
 
 // Scalars quant/{step,clipped,codes_used,sqnr_db}/NAME and histograms values/NAME.

@@ -152,7 +152,8 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   Communicator& ranks = *run.ranks;
   Trainer trainer(experiment, {.limit_train_batches = command.limit_train_batches,
                                .overfit_batches = command.overfit_batches,
-                               .show_progress = !command.quiet && !command.no_progress,
+                               .show_progress = !command.quiet && !command.no_progress &&
+                                                command.log_format != "json",
                                .ranks = &ranks,
                                .simulation = simulation,
                                .device = device,

@@ -288,15 +288,9 @@ LogitsOf Trainer::on_device(const LogitsOf& logits_of) const {
 }
 
 void Trainer::collect_statistics() {
-  LoaderSpec spec = eval_loader_spec(experiment_);
-  spec.batch = std::min<int64_t>(spec.batch, 32);
-  spec.workers = 0;
-  Loader loader(test_set_, spec);
-  Batch batch;
-  loader.start_epoch(0);
-  if (!loader.next(batch)) return;
+  const Tensor images = pictures_over(*test_set_, std::min<int64_t>(experiment_.eval.batch, 32));
   const auto section = device_->enter();
-  log_->statistics(state_, layer_statistics(*model_, batch.images, phase().mode));
+  log_->statistics(state_, layer_statistics(*model_, images, phase().mode));
 }
 
 }  // namespace qt

@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "core/base/log.h"
+#include "core/device/cpu.h"
 #include "core/library/library.h"
 #include "core/tensor/transfer.h"
 #include "deploy/build_program.h"
@@ -98,7 +99,13 @@ void Trainer::check_precisions_of_cpu() const {
     throw ConfigError("train." + key + " " + value + " is a GPU's arithmetic; device " +
                       device_->name() + " takes " + allowed);
   };
-  if (train.backward == "tf32") refuse("backward", "tf32", "auto, f32 or bf16");
+  const std::string allowed = cpu_has(Isa::avx512_bf16) ? "auto, f32 or bf16" : "auto or f32";
+  if (train.backward == "tf32") refuse("backward", "tf32", allowed);
+  if (train.backward == "bf16" && !cpu_has(Isa::avx512_bf16))
+    throw ConfigError(
+        "train.backward bf16 needs a CPU that multiplies bf16 (avx512_bf16) or a GPU; "
+        "this one's instruction set is " +
+        std::string(name_of(cpu_isa())) + ", it takes " + allowed);
   if (train.float_forward != "f32") refuse("float_forward", train.float_forward, "f32");
 }
 

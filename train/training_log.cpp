@@ -37,7 +37,6 @@ TrainingLog::TrainingLog(const Experiment& experiment, const TrainingLogOptions&
   if (!options.writes) return;
   metrics_.emplace(options.run_folder,
                    options.resumed ? std::optional<int64_t>(at.at.steps_done) : std::nullopt);
-  if (options.resumed) metrics_->events().session_start(at.at.steps_done + 1);
 }
 
 void TrainingLog::step(const StepReport& report, TrainState& state) {

@@ -26,13 +26,15 @@ const char* level_name(spdlog::level::level_enum level) {
   }
 }
 
-// "message", "warning: message", "error: message": what a compiler prints.
+// "message", "warning: message", "error: message": what a compiler prints. Config errors are a list
+// that carries places and level already ("a.yaml:2:3: error: ...").
 class PlainFormatter final : public spdlog::formatter {
  public:
   void format(const spdlog::details::log_msg& message, spdlog::memory_buf_t& line) override {
-    std::string text;
-    if (message.level != spdlog::level::info) text = std::string(level_name(message.level)) + ": ";
-    text.append(message.payload.data(), message.payload.size());
+    std::string text(message.payload.data(), message.payload.size());
+    const bool says_level = text.find(": error: ") != std::string::npos;
+    if (message.level != spdlog::level::info && !says_level)
+      text.insert(0, std::string(level_name(message.level)) + ": ");
     text += '\n';
     line.append(text.data(), text.data() + text.size());
   }

@@ -72,9 +72,19 @@ Tensor channels_of(const Tensor& t, int64_t groups, const Part& part) {
   return chosen;
 }
 
-void add_to(std::vector<int32_t>& sums, const Tensor& part) {
-  const float* from = part.data<float>();
-  for (size_t i = 0; i < sums.size(); ++i) sums[i] += int32_t(from[i]);
+// product(part), f32 of this shape, added over all parts.
+template <class Product>
+Tensor sum_of(const std::vector<Part>& parts, const Shape& shape, Product product) {
+  std::vector<int32_t> sums(size_t(shape.elements()), 0);
+  for (const Part& part : parts) {
+    const Tensor of_part = product(part);
+    const float* from = of_part.data<float>();
+    for (size_t i = 0; i < sums.size(); ++i) sums[i] += int32_t(from[i]);
+  }
+  Tensor y = Tensor::empty(shape, DType::f32);
+  float* to = y.data<float>();
+  for (size_t i = 0; i < sums.size(); ++i) to[i] = float(sums[i]);
+  return y;
 }
 
 void note(const Library& library, const std::string& operation, size_t parts,
@@ -94,17 +104,12 @@ Tensor Library::exact_float_conv2d(const Tensor& x, const Tensor& w, const Conv2
   const Tensor x_float = to_float(x), w_float = to_float(w);
   if (parts.size() == 1) return direct_conv2d(x_float, w_float, shape);
 
-  std::vector<int32_t> sums(size_t(shape.y_shape().elements()), 0);
-  for (const Part& part : parts) {
+  return sum_of(parts, shape.y_shape(), [&](const Part& part) {
     Conv2dShape of_part = shape;
     of_part.c = shape.groups * (part.last - part.first);
-    add_to(sums, direct_conv2d(channels_of(x_float, shape.groups, part),
-                               channels_of(w_float, 1, part), of_part));
-  }
-  Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
-  float* to = y.data<float>();
-  for (size_t i = 0; i < sums.size(); ++i) to[i] = float(sums[i]);
-  return y;
+    return direct_conv2d(channels_of(x_float, shape.groups, part), channels_of(w_float, 1, part),
+                         of_part);
+  });
 }
 
 Tensor Library::exact_float_linear(const Tensor& x, const Tensor& w) {
@@ -114,13 +119,9 @@ Tensor Library::exact_float_linear(const Tensor& x, const Tensor& w) {
   const Tensor x_float = to_float(x), w_float = to_float(w);
   if (parts.size() == 1) return matmul(x_float, false, w_float, true);
 
-  std::vector<int32_t> sums(size_t(x.dim(0) * w.dim(0)), 0);
-  for (const Part& part : parts)
-    add_to(sums, matmul(channels_of(x_float, 1, part), false, channels_of(w_float, 1, part), true));
-  Tensor y = Tensor::empty({x.dim(0), w.dim(0)}, DType::f32);
-  float* to = y.data<float>();
-  for (size_t i = 0; i < sums.size(); ++i) to[i] = float(sums[i]);
-  return y;
+  return sum_of(parts, {x.dim(0), w.dim(0)}, [&](const Part& part) {
+    return matmul(channels_of(x_float, 1, part), false, channels_of(w_float, 1, part), true);
+  });
 }
 
 }  // namespace qt

@@ -18,7 +18,9 @@ struct ConvOptions {
 Var conv2d(const Var& x, const Var& w, const ConvOptions& options);
 // y [n, k] of x [n, c] and w [k, c]; scales as conv2d.
 Var linear(const Var& x, const Var& w, const ConvOptions& options);
-// y = x * scale[channel] + bias[channel]; real f32. x may carry a scale [C] or none.
+// f32 [C]: the scale of sums that carry one per channel, one for all, or none (1).
+Tensor channel_scale(const Tensor& sums);
+// y = x * scale[channel] + bias[channel]; real f32. x may carry a scale as above.
 Var scale_bias(const Var& x, const Var& bias);
 
 struct BatchNormOptions {

@@ -23,25 +23,25 @@ struct Sum {
   QT_HD Values<1> operator()(float x) const { return {{x}}; }
 };
 
-// f32 [C] for sums that carry one scale for all, one per channel, or none.
-Tensor scale_per_channel(const Tensor& x) {
-  if (!x.has_scale()) return Tensor::full({x.channels()}, 1.0f);
-  if (x.step().elements() == x.channels()) return x.step();
-  QT_CHECK(x.step().elements() == 1,
-           "x " + x.shape().text() + " cannot carry scales " + x.step().shape().text());
-  Tensor scale = Tensor::empty({x.channels()}, DType::f32);
-  map(current_stream(), 1, x.channels(), Itself{}, scalar(x.step().data<float>()),
+}  // namespace
+
+Tensor channel_scale(const Tensor& sums) {
+  if (!sums.has_scale()) return Tensor::full({sums.channels()}, 1.0f);
+  const Tensor& step = sums.step();
+  if (step.elements() == sums.channels()) return step;
+  QT_CHECK(step.elements() == 1,
+           "sums " + sums.shape().text() + " cannot carry scales " + step.shape().text());
+  Tensor scale = Tensor::empty({sums.channels()}, DType::f32);
+  map(current_stream(), 1, sums.channels(), Itself{}, scalar(step.data<float>()),
       out(scale.data<float>()));
   return scale;
 }
-
-}  // namespace
 
 Var scale_bias(const Var& x, const Var& bias) {
   const Tensor& xv = x.value();
   QT_CHECK(bias.value().elements() == xv.channels(),
            "bias " + bias.value().shape().text() + " does not fit x " + xv.shape().text());
-  const Tensor scale = scale_per_channel(xv);
+  const Tensor scale = channel_scale(xv);
   Tensor y = Tensor::empty(xv.shape(), DType::f32);
   map(current_stream(), xv.rows(), xv.channels(), ScaleBias{}, in(xv.data<float>()),
       per_channel(scale.data<float>()), per_channel(bias.value().data<float>()),

@@ -140,7 +140,7 @@ TEST_P(FrozenForward, GivesTheProgramsCodesInEveryLayerAndItsLogits) {
   for (const char* engine : {"reference", "onednn"}) {
     EngineResult wanted = make_engine(engine)->run(program, images, {.keep_codes = true});
     EngineResult got{.logits = logits.without_scale(), .codes = {}};
-    // Pools of codes and flatten have no quantizer: nobody sees them.
+    // Max pools and flatten have no quantizer: nobody sees them.
     std::erase_if(wanted.codes,
                   [&](const auto& entry) { return !seen_for(observer, entry.first); });
     for (const auto& [name, codes] : wanted.codes)

@@ -154,7 +154,7 @@ TEST_F(ModelFile, IsRefusedWithBadJson) {
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = "[]", f.tensors.clear(); }),
               HasSubstr("needs an image table"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = "[3]"; }),
-              HasSubstr("instruction 0 is not an object"));
+              HasSubstr("instruction 0 is not a JSON object"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = std::string(1 << 20, '['); }),
               HasSubstr("nested too deeply"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = std::string((16 << 20) + 1, ' '); }),
@@ -163,7 +163,7 @@ TEST_F(ModelFile, IsRefusedWithBadJson) {
               HasSubstr("not a string"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["notes"] = "[]"; }), HasSubstr("not an object"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["preprocessing"] = "{\"height\": \"tall\"}"; }),
-              HasSubstr("'height' that is not an integer"));
+              HasSubstr("'height' \"tall\", wanted an integer"));
 }
 
 TEST_F(ModelFile, IsRefusedWithABadGraph) {
@@ -182,7 +182,8 @@ TEST_F(ModelFile, IsRefusedWithABadGraph) {
               HasSubstr("reads register -1"));
   EXPECT_THAT(graph_refusal([](Json& g) { g[3]["inputs"] = {4294967298}; }),
               HasSubstr("reads register 4294967298"));
-  EXPECT_THAT(graph_refusal([](Json& g) { g[3]["inputs"] = {1.5}; }), HasSubstr("not an integer"));
+  EXPECT_THAT(graph_refusal([](Json& g) { g[3]["inputs"] = {1.5}; }),
+              HasSubstr("'inputs' [1.5], wanted a list of at most 2 integers"));
   EXPECT_THAT(graph_refusal([](Json& g) { g[3]["inputs"] = Json::array(); }),
               HasSubstr("has no inputs"));
   EXPECT_THAT(graph_refusal([](Json& g) { std::swap(g[3], g[4]); }),
@@ -202,7 +203,7 @@ TEST_F(ModelFile, IsRefusedWithABadGraph) {
   EXPECT_THAT(graph_refusal([](Json& g) { g[3]["stride"] = 4000000000000; }),
               HasSubstr("4000000000000"));
   EXPECT_THAT(graph_refusal([](Json& g) { g[3]["padding"] = 18446744073709551615u; }),
-              HasSubstr("'padding' that is not an integer"));
+              HasSubstr("'padding' 18446744073709551615, wanted an integer"));
   EXPECT_THAT(graph_refusal([](Json& g) { g[3]["hi"] = 5000000000; }),
               HasSubstr("'hi' 5000000000"));
   EXPECT_THAT(graph_refusal([](Json& g) { g[3]["weight_lo"] = -3; }), HasSubstr("outside -3..7"));

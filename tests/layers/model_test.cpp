@@ -119,7 +119,8 @@ TEST_P(ModelBits, IntegerAndExactFloatGiveTheSameCodesAndLogitsInEvaluation) {
   const auto model = calibrated(spec_of(GetParam()));
   const Evaluation a(*model, ForwardMode::int8), b(*model, ForwardMode::exact_float);
   expect_same(a, b);
-  EXPECT_EQ(a.codes.size(), 21u) << "19 convolutions of 3x3 and two downsamplings";
+  EXPECT_EQ(a.codes.size(), 44u)
+      << "19 convolutions of 3x3 and two downsamplings, each with weights; pool and classifier";
 }
 
 TEST_P(ModelBits, LibrariesGiveTheSameCodesAndLogits) {

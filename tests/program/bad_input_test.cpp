@@ -59,6 +59,29 @@ TEST_F(BadInput, AGpuIsRefusedByTheProcessorsBuild) {
   EXPECT_FAILS(run(tiny({"--device", "cuda:0"})), 2, "cuda:0", "cpu");
 }
 
+TEST_F(BadInput, Bf16IsRefusedByAProcessorThatDoesNotMultiplyIt) {
+  const std::string limit = "export QATTRAIN_MAX_ISA=avx2";
+  EXPECT_FAILS(run(tiny({"train.backward=bf16"}), limit), 2, "train.backward bf16",
+               "instruction set is avx2", "takes auto or f32");
+  for (const char* allowed : {"train.backward=auto", "train.backward=f32"}) {
+    const Result result = run(tiny({allowed, "--dry-run"}), limit);
+    EXPECT_EQ(result.code, 0) << result.output;
+  }
+}
+
+TEST_F(BadInput, EvalLooksForTheGpuThatTheConfigNames) {
+  ASSERT_EQ(run(tiny({"--limit-train-batches", "1"})).code, 0);
+  const std::vector<std::string> eval = {"eval", path("runs/run"), "device=cuda:999"};
+  EXPECT_FAILS(run(eval), 2, "device cuda:999");
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{"--device", "cpu"}, {"--engine", "reference"}}) {
+    std::vector<std::string> all = eval;
+    all.insert(all.end(), more.begin(), more.end());
+    const Result result = run(all);
+    EXPECT_EQ(result.code, 0) << result.output;
+  }
+}
+
 TEST_F(BadInput, AMissingDataFolderIsNamed) {
   const Result result = run(tiny({"data.kind=imagefolder", "data.path=/nowhere/pictures"}));
   EXPECT_FAILS(result, 3, "/nowhere/pictures");

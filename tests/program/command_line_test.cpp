@@ -4,6 +4,7 @@
 #include "core/base/config.h"
 #include "core/tensor/safetensors.h"
 #include "tests/program/program.h"
+#include "train/cli.h"
 #include "train/experiment.h"
 
 namespace qt::program {
@@ -160,13 +161,50 @@ TEST_F(CommandLineTest, LimitsAndOverfittingShortenAnEpoch) {
   EXPECT_EQ(nlohmann::json::parse(read(path("runs/overfit/STATUS.json")))["step"], 10);
 }
 
-TEST_F(CommandLineTest, JsonLogIsOneObjectALine) {
-  const Result result = run(tiny({"--log-format", "json", "--limit-train-batches", "1"}));
-  ASSERT_EQ(result.code, 0) << result.output;
-  std::istringstream in(result.output);
-  std::string line;
-  ASSERT_TRUE(std::getline(in, line));
-  EXPECT_NO_THROW(EXPECT_TRUE(nlohmann::json::parse(line).is_object())) << line;
+TEST_F(CommandLineTest, EveryLineOfAJsonLogIsOneObject) {
+  const auto errors_of = [&](const std::string& arguments) {
+    shell("\"$QATTRAIN\" tiny.yaml --log-format json --run-dir runs --limit-train-batches 2 " +
+          arguments + " 2>errors.txt");
+    std::vector<nlohmann::json> objects;
+    std::istringstream in(read(path("errors.txt")));
+    for (std::string line; std::getline(in, line);) {
+      objects.push_back(nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false));
+      EXPECT_TRUE(objects.back().is_object()) << line;
+    }
+    return objects;
+  };
+  tiny_config();
+  // Each step is due: a progress line would be among them.
+  const auto lines = errors_of("log.progress_seconds=0.001");
+  EXPECT_GT(lines.size(), 3u);
+  const auto wrong = errors_of("train.batch=0 data.workers=-1");
+  ASSERT_EQ(wrong.size(), 1u) << "a list of errors is one message";
+  EXPECT_EQ(wrong[0]["level"], "error");
+  for (const char* key : {"train.batch", "data.workers"})
+    EXPECT_TRUE(has(wrong[0]["message"].get<std::string>(), key)) << wrong[0];
+  const auto taken = errors_of("--name tiny");
+  ASSERT_EQ(taken.size(), 1u);
+  EXPECT_TRUE(has(taken[0]["message"].get<std::string>(), "--resume=auto")) << taken[0];
+}
+
+TEST_F(CommandLineTest, WhatStandsBehindAnOptionIsItsValue) {
+  const CommandLine train =
+      parse_command_line({"qattrain", "--name", "lr=0.1", "c.yaml", "train.batch=8"});
+  EXPECT_EQ(train.name, "lr=0.1");
+  EXPECT_EQ(train.config, "c.yaml");
+  ASSERT_EQ(train.overrides.size(), 1u);
+  EXPECT_EQ(train.overrides[0].text, "train.batch=8");
+  const CommandLine eval =
+      parse_command_line({"qattrain", "eval", "--predictions", "a=b.safetensors", "runs/x"});
+  EXPECT_EQ(eval.predictions, "a=b.safetensors");
+  EXPECT_EQ(eval.config, "runs/x");
+  EXPECT_TRUE(eval.overrides.empty());
+  // Behind a flag, a value joined by "=" and an option that does without one stands an override.
+  for (const char* option : {"--quiet", "-v", "--name=x", "--dump-config"}) {
+    const CommandLine command = parse_command_line({"qattrain", option, "train.batch=8", "c.yaml"});
+    EXPECT_EQ(command.config, "c.yaml") << option;
+    EXPECT_EQ(command.overrides.size(), 1u) << option;
+  }
 }
 
 TEST_F(CommandLineTest, TheSmokeConfigRuns) {

@@ -13,6 +13,7 @@
 
 #include "core/base/error.h"
 #include "tests/core/base/temporary_folder.h"
+#include "train/training_log.h"
 
 namespace qt {
 namespace {
@@ -87,6 +88,21 @@ TEST(Metrics, AResumeCutsWhatCameAfterAndOpensANewEventFile) {
   EXPECT_EQ(event_files(run.path()), 2u);
   EXPECT_THAT(slurp(metrics.events().path()), HasSubstr(std::string("\x10\x07\x3a\x02\x08\x01", 6)))
       << "SessionLog START with the first new step";
+}
+
+TEST(Metrics, AResumedRunsLogStartsOneSession) {
+  const TemporaryFolder run;
+  TrainState state;
+  state.at.steps_done = 6;
+  TrainingLog(Experiment(), {.run_folder = run.path(), .resumed = true}, state).sync();
+  size_t starts = 0;
+  const std::string start = "\x3a\x02\x08\x01";
+  for (const std::string& name : files::list_folder(run.path())) {
+    if (name.find("tfevents") == std::string::npos) continue;
+    const std::string events = slurp(run / name);
+    for (size_t at = 0; (at = events.find(start, at)) != std::string::npos; ++at) ++starts;
+  }
+  EXPECT_EQ(starts, 1u);
 }
 
 TEST(Metrics, ATornOrDamagedLineIsDroppedAtAResume) {

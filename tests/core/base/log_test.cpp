@@ -38,6 +38,12 @@ TEST(Log, WritesPlainLinesToStderrByLevel) {
   EXPECT_EQ(logged({.level = log::Level::verbose}), "debug: d {}\ni {} %s\nwarning: w\nerror: e\n");
 }
 
+TEST(Log, PrintsErrorsThatCarryTheirPlaceAsTheyAre) {
+  testing::internal::CaptureStderr();
+  log::error("a.yaml:2:3: error: b\na.yaml:4:1: error: c");
+  EXPECT_EQ(testing::internal::GetCapturedStderr(), "a.yaml:2:3: error: b\na.yaml:4:1: error: c\n");
+}
+
 TEST(Log, WritesOneJsonObjectALine) {
   log::configure({.json = true});
   testing::internal::CaptureStderr();
