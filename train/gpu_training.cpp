@@ -78,10 +78,7 @@ StepEnd GpuTraining::step(double lr, const std::string& stop) {
   if (options_.record && cannot_record_.empty() && !graph_ &&
       steps_like_this_ >= options_.eager_steps)
     record();
-  if (graph_)
-    graph_->launch(stream_);
-  else
-    body();
+  if (!replay()) body();
   ++steps_like_this_;
   StepEnd end;
   for (const GpuBatch& batch : batches_) {
@@ -92,9 +89,31 @@ StepEnd GpuTraining::step(double lr, const std::string& stop) {
   return end;
 }
 
+// Whether the step is enqueued now: by the graph, where there is one. A first launch takes the
+// memory that the step works in, and may find none; then nothing has run.
+bool GpuTraining::replay() {
+  if (!graph_) return false;
+  try {
+    graph_->launch(stream_);
+    has_replayed_ = true;
+  } catch (const Error& error) {
+    if (has_replayed_) throw;
+    graph_.reset();
+    release_cached_gpu_memory();
+    cannot_record_ = error.what();
+    options_.say("the recorded step cannot be launched, and steps are launched kernel by kernel: " +
+                 cannot_record_);
+  }
+  return graph_.has_value();
+}
+
 // What cannot be recorded leaves no trace: nothing has run, and all tensors are put back.
 void GpuTraining::record() {
+  has_replayed_ = false;
   try {
+    // The graph works in memory of its own. What steps before worked in would stay the pool's, and
+    // be held twice.
+    release_cached_gpu_memory();
     graph_.emplace(stream_, [&] {
       try {
         body();

@@ -84,6 +84,7 @@ class GpuTraining {
   void watch_gradients(std::vector<CheckedTensor>& watched) const;
   void watch_parameters(std::vector<CheckedTensor>& watched) const;
   void record();
+  bool replay();
   std::vector<bool> frozen() const;
   std::vector<Shape> extents() const;
 
@@ -108,6 +109,7 @@ class GpuTraining {
   std::vector<bool> frozen_;
   std::vector<Shape> extents_;
   std::optional<GpuGraph> graph_;
+  bool has_replayed_ = false;  // the graph was launched once
   std::string cannot_record_;
 };
 

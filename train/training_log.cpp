@@ -62,8 +62,10 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
                           {"memory/system_allocations", double(system_allocations_)}};
     if (experiment_.train.on_nan == "skip")
       values.emplace_back("train/skipped_steps", double(state.skipped));
-    if (const size_t peak = gpu_memory_stats().peak; peak > 0)
+    if (const size_t peak = gpu_memory_stats().peak; peak > 0) {
       values.emplace_back("memory/gpu_peak_bytes", double(peak));
+      values.emplace_back("memory/gpu_reserved_bytes", double(gpu_reserved_bytes()));
+    }
     if (report.communicated) {
       values.emplace_back("distributed/communication", communicated_ / seconds);
       values.emplace_back("distributed/hidden",

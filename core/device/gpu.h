@@ -66,8 +66,12 @@ std::shared_ptr<void> allocate_pinned(size_t bytes);
 // GPU memory; cached and system_allocations are CUDA's own business and stay 0.
 MemoryStats gpu_memory_stats();
 void reset_gpu_memory_peak();
-// What the pool and copies to the GPU keep for reuse.
+// What the pool, recorded graphs that do not run, and copies in either direction keep for reuse.
+// Waits for all work.
 void release_cached_gpu_memory();
+// Bytes that the driver has given to the pool and to recorded graphs, in use or kept; 0 without
+// CUDA. Graphs work in memory of their own: what the pool keeps is of no use to them.
+size_t gpu_reserved_bytes();
 
 // ---- copies and fills, in the order of the stream ----
 // Through pinned memory: `from` may change once the call returns.
@@ -85,6 +89,7 @@ void set_bytes_on_gpu(void* to, int value, size_t bytes, Stream stream);
 class GpuGraph {
  public:
   GpuGraph(Stream stream, const std::function<void()>& work);
+  // OutOfMemory where there is no room for what the work allocates; nothing has run then.
   void launch(Stream stream) const;
 
  private:

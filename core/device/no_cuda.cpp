@@ -33,6 +33,7 @@ void used_on(const void*, Stream) { refuse(); }
 MemoryStats gpu_memory_stats() { return {}; }
 void reset_gpu_memory_peak() {}
 void release_cached_gpu_memory() {}
+size_t gpu_reserved_bytes() { return 0; }
 void copy_to_gpu(void*, const void*, size_t, Stream) { refuse(); }
 void send_to_gpu(void*, const void*, size_t, Stream) { refuse(); }
 void copy_to_host(void*, const void*, size_t, Stream) { refuse(); }

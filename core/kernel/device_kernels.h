@@ -75,15 +75,12 @@ __device__ auto apply_at(F call, int64_t i, int64_t r, int64_t c, int64_t channe
 template <int N, class F, class... Operands>
 __device__ void map_unit(const F& f, int64_t unit, int64_t packets, int64_t channels,
                          const Operands&... operands) {
-  if (unit < packets) {
-    const int64_t i = unit * N;
-    apply_packet<N>([&](int, auto... v) { return f(v...); }, i, i / channels, i % channels,
-                    operands...);
-  } else {
-    const int64_t i = unit + packets * (N - 1);
-    apply_at([&](auto... v) { return f(v...); }, i, i / channels, i % channels, channels,
-             operands...);
-  }
+  const int64_t i = unit < packets ? unit * N : unit + packets * (N - 1);
+  const int64_t row = quotient(i, channels), channel = i - row * channels;
+  if (unit < packets)
+    apply_packet<N>([&](int, auto... v) { return f(v...); }, i, row, channel, operands...);
+  else
+    apply_at([&](auto... v) { return f(v...); }, i, row, channel, channels, operands...);
 }
 
 template <int N, class F, class... Operands>

@@ -7,11 +7,6 @@
 namespace qt {
 namespace {
 
-// Division of 64-bit numbers costs a GPU a hundred instructions; nearly all are small.
-QT_HD inline int64_t quotient(int64_t a, int64_t b) {
-  return ((a | b) >> 32) == 0 ? int64_t(uint32_t(a) / uint32_t(b)) : a / b;
-}
-
 // How an element of From becomes one of To.
 template <class From, class To>
 struct Written {

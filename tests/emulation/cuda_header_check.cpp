@@ -16,5 +16,6 @@ static_assert(cudaMemcpyHostToHost == 0 && cudaMemcpyHostToDevice == 1 &&
 static_assert(cudaStreamCaptureModeGlobal == 0 && cudaStreamCaptureModeThreadLocal == 1 &&
               cudaStreamCaptureModeRelaxed == 2 && cudaStreamCaptureStatusNone == 0 &&
               cudaStreamCaptureStatusActive == 1 && cudaStreamCaptureStatusInvalidated == 2);
-static_assert(cudaMemPoolAttrReleaseThreshold == 4 && cudaStreamNonBlocking == 1 &&
+static_assert(cudaMemPoolAttrReleaseThreshold == 4 && cudaMemPoolAttrReservedMemCurrent == 5 &&
+              cudaGraphMemAttrReservedMemCurrent == 2 && cudaStreamNonBlocking == 1 &&
               cudaEventDisableTiming == 2);

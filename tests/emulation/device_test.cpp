@@ -148,6 +148,19 @@ TEST_F(Device, CountsMemory) {
   gpu.synchronize();
 }
 
+// On a GPU, pinned memory is freed only when all work has run: what a sum over ranks waits for too.
+TEST_F(Device, CopiesToTheHostGoThroughPinnedMemoryThatIsKept) {
+  const GpuStream gpu;
+  const Tensor few = to_gpu(Tensor::full({10}, 3), gpu.stream()),
+               many = to_gpu(Tensor::full({5000}, 4), gpu.stream());
+  to_host(few, gpu.stream());
+  to_host(many, gpu.stream());
+  emulator::fail_allocation(1);
+  EXPECT_EQ(difference_in_bits(to_host(many, gpu.stream()), Tensor::full({5000}, 4)), "");
+  EXPECT_EQ(difference_in_bits(to_host(few, gpu.stream()), Tensor::full({10}, 3)), "");
+  EXPECT_THROW(allocate_pinned(1), OutOfMemory) << "it is the first that was asked for";
+}
+
 TEST_F(Device, SaysHowMuchMemoryWasMissing) {
   const GpuStream gpu;
   const auto held = allocate_on_gpu(1000, gpu.stream());
@@ -215,6 +228,39 @@ TEST_F(Device, WhatCannotBeRecordedIsAnErrorAndEndsTheRecording) {
   EXPECT_THROW(GpuGraph(gpu.stream(), [&] { gpu.synchronize(); }), InternalError);
   EXPECT_EQ(
       difference_in_bits(to_host(twice(gpu.stream(), x), gpu.stream()), Tensor::full({50}, 2)), "");
+}
+
+TEST_F(Device, CountsWhatThePoolAndGraphsKeepAndGivesItBack) {
+  const GpuStream gpu;
+  release_cached_gpu_memory();
+  const auto held = allocate_on_gpu(1000, gpu.stream());
+  { const auto passing = allocate_on_gpu(4000, gpu.stream()); }
+  EXPECT_EQ(gpu_reserved_bytes(), 5000u);
+  const GpuGraph graph(gpu.stream(), [&] {
+    const auto early = allocate_on_gpu(200, gpu.stream());
+    { const auto passing = allocate_on_gpu(300, gpu.stream()); }
+    const auto late = allocate_on_gpu(100, gpu.stream());
+  });
+  EXPECT_EQ(gpu_reserved_bytes(), 5000u) << "a graph takes its memory when it is launched";
+  graph.launch(gpu.stream());
+  EXPECT_EQ(gpu_reserved_bytes(), 5500u);
+  release_cached_gpu_memory();
+  EXPECT_EQ(gpu_reserved_bytes(), 1000u);
+  graph.launch(gpu.stream());
+  EXPECT_EQ(gpu_reserved_bytes(), 1500u);
+  gpu.synchronize();
+}
+
+TEST_F(Device, AGraphWithoutRoomSaysSoAndCanBeLaunchedLater) {
+  const GpuStream gpu;
+  Tensor x = to_gpu(Tensor::full({50}, 1), gpu.stream());
+  const GpuGraph graph(gpu.stream(), [&] { twice(gpu.stream(), twice(gpu.stream(), x), x); });
+  emulator::fail_graph(1);
+  EXPECT_THAT([&] { graph.launch(gpu.stream()); },
+              ThrowsMessage<OutOfMemory>(HasSubstr("200 bytes of GPU memory are in use")));
+  EXPECT_EQ(difference_in_bits(to_host(x, gpu.stream()), Tensor::full({50}, 1)), "") << "it ran";
+  graph.launch(gpu.stream());
+  EXPECT_EQ(difference_in_bits(to_host(x, gpu.stream()), Tensor::full({50}, 4)), "");
 }
 
 TEST_F(Device, WhatOutlivesARecordingCannotBeLaunched) {

@@ -33,7 +33,10 @@ struct Gpu {
   std::map<CUgraph_st*, std::unique_ptr<CUgraph_st>> graphs;
   std::map<CUgraphExec_st*, std::unique_ptr<CUgraphExec_st>> execs;
   cudaError_t last = cudaSuccess, sticky = cudaSuccess;
-  int allocation_to_fail = 0, launch_to_refuse = 0, launch_to_break = 0, wait_to_forget = 0;
+  int allocation_to_fail = 0, launch_to_refuse = 0, launch_to_break = 0, wait_to_forget = 0,
+      graph_to_fail = 0;
+  Reserve pool;                     // of what streams allocate
+  uint64_t reserved_by_graphs = 0;  // they share it, as none runs beside another
   std::string bus;
   bool in_host_function = false;  // which may not call CUDA
 };

@@ -95,6 +95,7 @@ std::string leaks() {
 }
 
 void fail_allocation(int nth) { gpu().allocation_to_fail = nth; }
+void fail_graph(int nth) { gpu().graph_to_fail = nth; }
 void refuse_launch(int nth) { gpu().launch_to_refuse = nth; }
 void break_launch(int nth) { gpu().launch_to_break = nth; }
 void forget_wait(int nth) { gpu().wait_to_forget = nth; }

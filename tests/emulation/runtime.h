@@ -16,6 +16,8 @@ std::string leaks();
 
 // The nth allocation from now on fails for lack of memory; 1 is the next.
 void fail_allocation(int nth);
+// The nth launch of a graph from now on fails for lack of memory.
+void fail_graph(int nth);
 // The nth kernel launch from now on is refused at once.
 void refuse_launch(int nth);
 // The nth kernel launch from now on fails while it runs: an error that every later call returns.

@@ -74,6 +74,7 @@ cudaError_t cudaMallocAsync(void** memory, size_t bytes, cudaStream_t stream) {
     capture->regions.push_back(region);
     ++capture->allocations;
   }
+  (capture ? capture->memory : gpu().pool).add(bytes);
   gpu().blocks[region->start] = {bytes, region, capture};
   gpu().streams.enqueue(stream, [region, bytes] { gpu().memory.begin(*region, bytes); });
   return cudaSuccess;
@@ -86,8 +87,11 @@ cudaError_t cudaFreeAsync(void* memory, cudaStream_t stream) {
   if (found == gpu().blocks.end())
     throw Violation("cudaFreeAsync of memory that is not allocated (any more)");
   const Block block = found->second;
+  if (stream->capture && block.owner != stream->capture)
+    throw Violation("cudaFreeAsync in a capture, of memory that the capture did not allocate");
   gpu().blocks.erase(found);
-  if (stream->capture && block.owner == stream->capture) --stream->capture->allocations;
+  if (stream->capture) --stream->capture->allocations;
+  (block.owner ? block.owner->memory : gpu().pool).in_use -= block.bytes;
   if (!stream->capture && !block.owner) stream->freed.push_back(block.region);
   ++block.region->ends;
   gpu().streams.enqueue(stream, [stream, region = block.region, bytes = block.bytes] {
@@ -156,7 +160,24 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t* pool, int) {
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr attribute, void*) {
   return answer(attribute == cudaMemPoolAttrReleaseThreshold ? cudaSuccess : cudaErrorNotSupported);
 }
-cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) { return before_call(); }
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr attribute, void* value) {
+  if (attribute != cudaMemPoolAttrReservedMemCurrent) return answer(cudaErrorNotSupported);
+  *static_cast<uint64_t*>(value) = gpu().pool.reserved;
+  return before_call();
+}
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) {
+  gpu().pool.reserved = gpu().pool.in_use;
+  return before_call();
+}
+cudaError_t cudaDeviceGetGraphMemAttribute(int, cudaGraphMemAttributeType attribute, void* value) {
+  if (attribute != cudaGraphMemAttrReservedMemCurrent) return answer(cudaErrorNotSupported);
+  *static_cast<uint64_t*>(value) = gpu().reserved_by_graphs;
+  return before_call();
+}
+cudaError_t cudaDeviceGraphMemTrim(int) {
+  gpu().reserved_by_graphs = 0;  // whoever asks has waited for all graphs
+  return before_call();
+}
 
 // ---- graphs ----
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
@@ -232,6 +253,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     // Emulated graphs free what they allocate: what outlives one would be handed out twice.
     return answer(cudaErrorNotSupported);
   }
+  if (gpu().graph_to_fail > 0 && --gpu().graph_to_fail == 0)
+    return answer(cudaErrorMemoryAllocation);
+  gpu().reserved_by_graphs = std::max(gpu().reserved_by_graphs, exec->recording->memory.reserved);
   gpu().streams.enqueue(
       stream, [recording = exec->recording] { gpu().streams.run_nodes(recording->nodes); });
   return cudaSuccess;

@@ -395,6 +395,17 @@ TEST_F(Runtime, AGraphThatUsesFreedMemoryIsSeen) {
   cudaGraphDestroy(graph);
 }
 
+TEST_F(Runtime, RefusesToFreeInACaptureWhatItDidNotAllocate) {
+  int* const early = allocate_ints(a);
+  cudaGraph_t graph = nullptr;
+  cudaStreamBeginCapture(a, cudaStreamCaptureModeGlobal);
+  EXPECT_THAT([&] { cudaFreeAsync(early, a); },
+              ThrowsMessage<Violation>(HasSubstr("that the capture did not allocate")));
+  EXPECT_EQ(cudaStreamEndCapture(a, &graph), cudaSuccess);
+  EXPECT_EQ(cudaFreeAsync(early, a), cudaSuccess) << "it is there as before";
+  cudaGraphDestroy(graph);
+}
+
 // ---- faults ----
 TEST_F(Runtime, FaultsComeWhereTheyAreAskedFor) {
   void* memory = nullptr;

@@ -30,6 +30,16 @@ struct Node {
   std::vector<size_t> after;
 };
 
+// Bytes of blocks, and what was taken from the driver for them: as long as nobody trims it, the
+// most that was ever in use.
+struct Reserve {
+  uint64_t in_use = 0, reserved = 0;
+  void add(uint64_t bytes) {
+    in_use += bytes;
+    reserved = reserved > in_use ? reserved : in_use;
+  }
+};
+
 // A recording in progress, or a graph.
 struct Capture {
   std::vector<Node> nodes;
@@ -38,6 +48,7 @@ struct Capture {
   bool invalid = false, finished = false;
   std::vector<std::shared_ptr<Region>> regions;  // addresses that stay the graph's own
   int allocations = 0;                           // without a free among the nodes
+  Reserve memory;                                // of its own
 };
 
 }  // namespace emulator

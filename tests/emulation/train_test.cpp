@@ -103,6 +103,7 @@ struct Stepped {
   NamedTensors state;
   std::vector<StepResult> results;
   bool replayed = false;
+  size_t reserved = 0;  // bytes that were the GPU's and its graphs' in the end
   std::string cannot_record, said;
 };
 
@@ -111,7 +112,8 @@ class EmulatedSteps : public EmulatedGpu {
   // `steps` steps of a small perceptron; before_step is called with 0, 1, ...; read_each: the host
   // waits for each, so that streams are close to each other.
   static Stepped train(
-      int steps, const std::function<void(int)>& before_step = [](int) {}, bool read_each = false) {
+      int steps, const std::function<void(int)>& before_step = [](int) {}, bool read_each = false,
+      bool record = true) {
     Experiment experiment;
     load_config_text(experiment,
                      "model: {name: mlp, hidden: [12]}\n"
@@ -133,6 +135,7 @@ class EmulatedSteps : public EmulatedGpu {
     Stepped stepped;
     GpuTraining gpu(*model, *optimizer, training,
                     {.backward = Precision::f32,
+                     .record = record,
                      .say = [&](const std::string& text) { stepped.said += text + "\n"; }});
     gpu.start_epoch(0, 0);
     for (int i = 0; i < steps; ++i) {
@@ -144,6 +147,7 @@ class EmulatedSteps : public EmulatedGpu {
     stepped.state = saved_state(*model);
     stepped.replayed = gpu.replays();
     stepped.cannot_record = gpu.cannot_record();
+    stepped.reserved = gpu_reserved_bytes();
     return stepped;
   }
 
@@ -223,6 +227,31 @@ TEST_F(EmulatedSteps, WhatCannotBeRecordedIsLaunchedKernelByKernel) {
   });
   EXPECT_THAT(full.cannot_record, HasSubstr("out of GPU memory"));
   EXPECT_EQ(difference(full, wanted), "");
+}
+
+// Nothing has run where a first launch found no memory: the step is launched kernel by kernel.
+TEST_F(EmulatedSteps, AGraphThatFindsNoMemoryIsGivenUp) {
+  const Stepped wanted = train(7);
+  start(1);
+  const Stepped full = train(7, [](int step) {
+    if (step == 3) emulator::fail_graph(1);
+  });
+  EXPECT_FALSE(full.replayed);
+  EXPECT_THAT(full.cannot_record, HasSubstr("out of GPU memory"));
+  EXPECT_THAT(full.said, HasSubstr("kernel by kernel: " + full.cannot_record));
+  EXPECT_EQ(difference(full, wanted), "");
+}
+
+// Steps that were launched kernel by kernel leave their memory to the pool, where a graph has no
+// use for it.
+TEST_F(EmulatedSteps, ARecordedStepDoesNotHoldItsMemoryTwice) {
+  const size_t eager = train(
+                           7, [](int) {}, false, false)
+                           .reserved;
+  start(0);
+  const Stepped recorded = train(7);
+  EXPECT_TRUE(recorded.replayed);
+  EXPECT_LT(recorded.reserved, eager + eager / 4);
 }
 
 // ---- the integer program ----

@@ -59,13 +59,14 @@ def test_losses_are_means_of_the_same_steps_on_both_sides():
     assert gpu.losses(Theirs()) == gpu.losses(ours) == (3.0, 18.0)
 
 
-def test_single_layers_are_compared_with_the_gradient_that_multiplies_as_often():
+def test_single_layers_are_compared_forward_with_forward():
     net, shape = "imagenet_resnet50", "256x56x56x64 -> 64 1x1"
     rows = [{"name": f"{net}/{shape}/forward_codes/manual_time", "real_time": 0.5, "label": "int8 kernel"},
-            {"name": f"{net}/{shape}/backward_data_bf16/manual_time", "real_time": 1.0, "label": "bf16 kernel"},
+            {"name": f"{net}/{shape}/forward_bf16/manual_time", "real_time": 1.0, "label": "bf16 kernel"},
+            {"name": f"{net}/{shape}/backward_data_bf16/manual_time", "real_time": 3.0, "label": "another"},
             {"name": f"{net}/norm_act [256, 56, 56, 64] codes residual/forward/manual_time", "real_time": 0.2, "of_copy": 0.87}]
     text = gpu.layers({"context": {"copy bandwidth, GB/s": "2000.4"}, "benchmarks": rows})
-    assert f"| {net} | {shape} | 0.500 | - | 1.000, - | 2.00 | int8 kernel; - |" in text
+    assert f"| {net} | {shape} | 0.500 | 1.000 | 3.000, - | 2.00 | int8 kernel; bf16 kernel |" in text
     assert "| [256, 56, 56, 64] residual | forward | 0.200 | 87 % |" in text and "2000 GB/s" in text
 
 

@@ -1,8 +1,11 @@
 // core/device/cuda/memory.cpp -- GPU memory in stream order, pinned memory, copies.
+#include <algorithm>
+#include <bit>
 #include <cstring>
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.h"
@@ -36,8 +39,10 @@ class Blocks {
     const auto found = blocks_.find(memory);
     const Block& block = found->second;
     for (const auto& use : block.uses)
-      static_cast<void>(cudaStreamWaitEvent(block.home, as<cudaEvent_t>(use), 0));
-    static_cast<void>(cudaFreeAsync(memory, block.home));
+      if (cudaStreamWaitEvent(block.home, as<cudaEvent_t>(use), 0) != cudaSuccess)
+        static_cast<void>(cudaGetLastError());
+    // What cannot be given back stays the driver's; the next launch is not blamed for it.
+    if (cudaFreeAsync(memory, block.home) != cudaSuccess) static_cast<void>(cudaGetLastError());
     stats_.in_use -= block.bytes;
     blocks_.erase(found);
   }
@@ -80,14 +85,18 @@ int& gpu_number() {
   return number;
 }
 
+cudaMemPool_t default_pool() {
+  cudaMemPool_t pool = nullptr;
+  check_cuda(cudaDeviceGetDefaultMemPool(&pool, gpu_number()), "cudaDeviceGetDefaultMemPool");
+  return pool;
+}
+
 // Memory that is given back to the driver costs a later step a system call: the pool keeps it.
 void keep_freed_memory() {
   static std::once_flag once;
   std::call_once(once, [] {
-    cudaMemPool_t pool = nullptr;
-    check_cuda(cudaDeviceGetDefaultMemPool(&pool, gpu_number()), "cudaDeviceGetDefaultMemPool");
     uint64_t threshold = UINT64_MAX;
-    check_cuda(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold),
+    check_cuda(cudaMemPoolSetAttribute(default_pool(), cudaMemPoolAttrReleaseThreshold, &threshold),
                "cudaMemPoolSetAttribute");
   });
 }
@@ -127,6 +136,56 @@ class Staging {
 
 Staging& staging() {
   static Staging* const instance = std::make_unique<Staging>().release();  // outlives the driver
+  return *instance;
+}
+
+// Pinned buffers for copies to the host, kept: to free one waits for all that runs on the GPU, a
+// sum over ranks on another stream too.
+class Landing {
+ public:
+  void fetch(void* to, const void* from, size_t bytes, Stream stream) {
+    Buffer buffer = taken(bytes);
+    cudaError_t status =
+        cudaMemcpyAsync(buffer.memory.get(), from, bytes, cudaMemcpyDeviceToHost, handle(stream));
+    if (status == cudaSuccess) {
+      status = cudaStreamSynchronize(handle(stream));
+      if (status == cudaSuccess) memcpy(to, buffer.memory.get(), bytes);
+    }
+    const std::lock_guard lock(mutex_);
+    free_.push_back(std::move(buffer));
+    check_cuda(status, "copy of " + std::to_string(bytes) + " bytes to the host");
+  }
+  void release() {
+    const std::lock_guard lock(mutex_);
+    free_.clear();
+  }
+
+ private:
+  struct Buffer {
+    std::shared_ptr<void> memory;
+    size_t bytes;
+  };
+  // The smallest that is long enough. New ones have a power of two of bytes: a thread that waits
+  // for its copies, as all do, soon needs no more.
+  Buffer taken(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    auto best = free_.end();
+    for (auto it = free_.begin(); it != free_.end(); ++it)
+      if (it->bytes >= bytes && (best == free_.end() || it->bytes < best->bytes)) best = it;
+    if (best == free_.end()) {
+      const size_t rounded = std::bit_ceil(std::max<size_t>(bytes, 4096));
+      return {allocate_pinned(rounded), rounded};
+    }
+    Buffer buffer = std::move(*best);
+    free_.erase(best);
+    return buffer;
+  }
+  std::mutex mutex_;
+  std::vector<Buffer> free_;
+};
+
+Landing& landing() {
+  static Landing* const instance = std::make_unique<Landing>().release();  // outlives the driver
   return *instance;
 }
 
@@ -171,10 +230,19 @@ void reset_gpu_memory_peak() { blocks().reset_peak(); }
 void release_cached_gpu_memory() {
   const cudaError_t status = cudaDeviceSynchronize();  // copies still read the staging memory
   staging().release();
+  landing().release();
   check_cuda(status, "cudaDeviceSynchronize");
-  cudaMemPool_t pool = nullptr;
-  check_cuda(cudaDeviceGetDefaultMemPool(&pool, gpu_number()), "cudaDeviceGetDefaultMemPool");
-  check_cuda(cudaMemPoolTrimTo(pool, 0), "cudaMemPoolTrimTo");
+  check_cuda(cudaMemPoolTrimTo(default_pool(), 0), "cudaMemPoolTrimTo");
+  check_cuda(cudaDeviceGraphMemTrim(gpu_number()), "cudaDeviceGraphMemTrim");
+}
+size_t gpu_reserved_bytes() {
+  uint64_t pool = 0, graphs = 0;
+  check_cuda(cudaMemPoolGetAttribute(default_pool(), cudaMemPoolAttrReservedMemCurrent, &pool),
+             "cudaMemPoolGetAttribute");
+  check_cuda(
+      cudaDeviceGetGraphMemAttribute(gpu_number(), cudaGraphMemAttrReservedMemCurrent, &graphs),
+      "cudaDeviceGetGraphMemAttribute");
+  return size_t(pool + graphs);
 }
 
 void copy_to_gpu(void* to, const void* from, size_t bytes, Stream stream) {
@@ -188,12 +256,7 @@ void send_to_gpu(void* to, const void* pinned, size_t bytes, Stream stream) {
 }
 
 void copy_to_host(void* to, const void* from, size_t bytes, Stream stream) {
-  if (!bytes) return;
-  const auto buffer = allocate_pinned(bytes);
-  check_cuda(cudaMemcpyAsync(buffer.get(), from, bytes, cudaMemcpyDeviceToHost, handle(stream)),
-             "cudaMemcpyAsync of " + std::to_string(bytes) + " bytes to the host");
-  check_cuda(cudaStreamSynchronize(handle(stream)), "cudaStreamSynchronize");
-  memcpy(to, buffer.get(), bytes);
+  if (bytes) landing().fetch(to, from, bytes, stream);
 }
 
 void copy_on_gpu(void* to, const void* from, size_t bytes, Stream stream) {

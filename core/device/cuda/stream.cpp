@@ -79,7 +79,14 @@ GpuGraph::GpuGraph(Stream stream, const std::function<void()>& work) {
 }
 
 void GpuGraph::launch(Stream stream) const {
-  check_cuda(cudaGraphLaunch(as<cudaGraphExec_t>(handle_), handle(stream)), "cudaGraphLaunch");
+  const cudaError_t status = cudaGraphLaunch(as<cudaGraphExec_t>(handle_), handle(stream));
+  if (status == cudaErrorMemoryAllocation) {
+    static_cast<void>(cudaGetLastError());
+    throw OutOfMemory("out of GPU memory: a recorded graph found no room for what it works in; " +
+                      std::to_string(gpu_memory_stats().in_use) +
+                      " bytes of GPU memory are in use by tensors");
+  }
+  check_cuda(status, "cudaGraphLaunch");
 }
 
 }  // namespace qt
