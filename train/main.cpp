@@ -23,7 +23,7 @@ int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& mess
     qt::log::error(message);
   qt::log::flush();
   try {
-    if (run.folder)
+    if (run.folder && !run.at_rest)
       run.folder->write_status({.state = qt::RunState::failed,
                                 .step = run.step,
                                 .exit_code = int(code),
