@@ -26,6 +26,18 @@ OnError on_error_from(const std::string& name) {
   throw ConfigError("data.on_error: '" + name + "' is not known; known: stop, skip");
 }
 
+void check_alike(const Dataset& train, const Dataset& test, const std::string& path) {
+  if (train.classes() != test.classes())
+    throw DataError("the training and the test pictures of '" + path + "' have different classes");
+  const auto extents = [](const Dataset& set) {
+    return std::to_string(set.height()) + "x" + std::to_string(set.width());
+  };
+  if (extents(train) != extents(test))
+    throw DataError("the training pictures of '" + path + "' are " + extents(train) +
+                    ", its test pictures " + extents(test) +
+                    ": set data.image_size, for example to " + std::to_string(train.height()));
+}
+
 void Dataset::set_extents(int height, int width, int resize_size) {
   height_ = height, width_ = width;
   resize_size_ = resize_size > 0 ? resize_size : std::min(height, width);

@@ -80,6 +80,9 @@ class Dataset {
 
 using DatasetRegistry = Registry<Dataset, const DatasetSpec&, Split>;
 
+// DataError unless the two splits of data.path have the same classes and extents.
+void check_alike(const Dataset& train, const Dataset& test, const std::string& path);
+
 // ---- for data sets that are files ----
 
 // DataError unless data.path is a folder that can be looked at.

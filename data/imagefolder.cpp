@@ -220,7 +220,18 @@ class ImageFolder : public Dataset {
     const std::string path = name(index);
     read_picture_file(path, bytes);
     decode(bytes, path, spec_.max_pixels, image);
+    check_extents(path, image);
     check_resized(path, image);
+  }
+
+  // Without data.image_size pictures are taken as they are. Only some were looked at to find the
+  // size.
+  void check_extents(const std::string& path, const Image& image) const {
+    if (spec_.image_size != 0 || (image.height == height() && image.width == width())) return;
+    throw DataError("'" + path + "': " + std::to_string(image.width) + " x " +
+                    std::to_string(image.height) + " pixels in a set of " +
+                    std::to_string(width()) + " x " + std::to_string(height()) +
+                    ": set data.image_size, for example to " + std::to_string(height()));
   }
 
   // The shorter side of a strip may be one pixel: resized it would take any amount of memory.

@@ -15,14 +15,14 @@ struct Follow {
   }
 };
 
-// step = average / hi, average += momentum * (max|v| - average) with every pass that trains or
-// calibrates. Weights use momentum 1.
+// step = average / hi, average += momentum * (max|v| - average) with every pass that trains (and
+// does not only measure statistics) or calibrates. Weights use momentum 1.
 class MinMax : public UniformQuantizer {
  public:
   MinMax(const QuantSpec& spec, int64_t channels) : UniformQuantizer(spec, channels, false) {}
 
   bool observes(const Pass& pass) const override {
-    return pass.quantized() && (pass.training || pass.calibrate);
+    return pass.quantized() && ((pass.training && pass.steps_follow) || pass.calibrate);
   }
 
   void observe(const Tensor& real) override {

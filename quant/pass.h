@@ -52,6 +52,7 @@ struct Pass {
   ForwardMode mode = ForwardMode::int8;
   bool training = false;   // batch statistics, running averages updated
   bool calibrate = false;  // quantizers choose their steps from what they see; nothing is recorded
+  bool steps_follow = true;  // while training: quantizers that follow what they see (minmax) do so
   Precision float_forward = Precision::f32;  // of convolutions where mode is float32
   Precision backward = Precision::f32;
   Health* health = nullptr;

@@ -275,6 +275,14 @@ std::optional<std::string> CheckpointStore::best() const {
   return folder_of(best->step);
 }
 
+std::string CheckpointStore::set_aside(int64_t step) const {
+  const std::string name = folder_of(step) + ".unreadable";
+  std::string aside = name;
+  for (int number = 2; files::exists(aside); ++number) aside = name + "-" + std::to_string(number);
+  files::rename(folder_of(step), aside);
+  return aside;
+}
+
 void CheckpointStore::discard_after(int64_t step) const {
   for (const int64_t other : steps())
     if (other > step) remove(folder_of(other));
@@ -283,12 +291,16 @@ void CheckpointStore::discard_after(int64_t step) const {
 std::optional<LoadedCheckpoint> CheckpointStore::load_newest() const {
   const std::vector<int64_t> all = steps();
   std::string causes;
+  std::vector<int64_t> passed_over;
   for (auto step = all.rbegin(); step != all.rend(); ++step) {
     try {
-      return load_checkpoint(folder_of(*step));
+      LoadedCheckpoint loaded = load_checkpoint(folder_of(*step));
+      loaded.passed_over = passed_over;
+      return loaded;
     } catch (const CheckpointError& e) {
       log::warn(std::string("checkpoint skipped: ") + e.what());
       causes += std::string("\n  ") + e.what();
+      passed_over.push_back(*step);
     }
   }
   if (all.empty()) return {};
@@ -297,7 +309,8 @@ std::optional<LoadedCheckpoint> CheckpointStore::load_newest() const {
 
 LoadedCheckpoint load_checkpoint(const std::string& folder) {
   const Manifest manifest = read_manifest(folder);
-  LoadedCheckpoint loaded{manifest.step, manifest.score, folder, {}};
+  LoadedCheckpoint loaded{
+      .step = manifest.step, .score = manifest.score, .folder = folder, .content = {}};
   for (const auto& [name, stamp] : manifest.files) verify(folder + "/" + name, stamp);
   for (const auto& [name, stamp] : manifest.files) {
     const std::string path = folder + "/" + name;

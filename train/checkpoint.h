@@ -30,6 +30,7 @@ struct LoadedCheckpoint {
   std::optional<double> score;
   std::string folder;
   Checkpoint content;
+  std::vector<int64_t> passed_over = {};  // newer ones that load_newest() could not use
 };
 
 class CheckpointStore {
@@ -52,8 +53,13 @@ class CheckpointStore {
   // checkpoint; CheckpointError where there are some but none verifies.
   std::optional<LoadedCheckpoint> load_newest() const;
 
-  // Removes the checkpoints after `step`: what a run that resumed at `step` leaves behind (damaged
-  // folders, a branch that was given up), so that the numbering stays in order.
+  // Renames the folder to step-N.unreadable (-2, ... where that is taken) and returns its new path:
+  // what could not be read may be whole, on a disk that failed for a moment or in the format of a
+  // newer program.
+  std::string set_aside(int64_t step) const;
+
+  // Removes the checkpoints after `step`: the branch that a run which resumed at `step` gives up,
+  // so that the numbering stays in order.
   void discard_after(int64_t step) const;
 
   std::vector<int64_t> steps() const;         // rising; damaged ones included

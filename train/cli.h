@@ -41,6 +41,9 @@ struct CurrentRun {
   std::optional<StopRequests> requests;
   std::shared_ptr<Communicator> ranks = make_single_communicator();
   std::optional<RunFolder> folder;  // of rank 0
+  // The folder's run had come to an end, and nothing of it has been continued yet: what ends this
+  // process leaves its STATUS.json as it is.
+  bool at_rest = false;
   int64_t step = 0;
 };
 

@@ -60,12 +60,14 @@ std::string table_line(const std::string& name, int64_t count) {
          std::to_string(count) + "\n";
 }
 
-struct PictureCount {
-  int64_t all = 0, bad = 0;
+struct CheckedSplit {
+  Split split;
+  std::shared_ptr<const Dataset> set;
+  int64_t bad = 0;
 };
 
 // Reads every picture and names all that cannot be read, whatever the config does with them.
-PictureCount check_split(DatasetSpec spec, Split split) {
+CheckedSplit check_split(DatasetSpec spec, Split split) {
   spec.on_error = OnError::skip, spec.max_bad_fraction = 1;
   const auto set = make_dataset(spec, split);
   std::vector<int64_t> counts(set->classes().size());
@@ -82,7 +84,7 @@ PictureCount check_split(DatasetSpec spec, Split split) {
   const std::vector<BadSample> bad = set->bad_samples();
   for (const BadSample& sample : bad) text += "  bad: " + sample.cause + "\n";
   print(text);
-  return {set->size(), int64_t(bad.size())};
+  return {split, set, int64_t(bad.size())};
 }
 
 // The kernel that a small integer convolution runs on this machine.
@@ -163,20 +165,19 @@ ExitCode data_verb(const CommandLine& command) {
   Experiment experiment;
   load_config(experiment, command.config, command.overrides);
   const DatasetSpec spec = dataset_spec(experiment);
-  int64_t bad = 0;
+  const CheckedSplit train = check_split(spec, Split::train), test = check_split(spec, Split::test);
+  const int64_t bad = train.bad + test.bad;
   std::string too_many;
-  for (const Split split : {Split::train, Split::test}) {
-    const PictureCount count = check_split(spec, split);
-    bad += count.bad;
-    if (too_many.empty() && double(count.bad) > spec.max_bad_fraction * double(count.all))
+  for (const CheckedSplit* of : {&train, &test})
+    if (too_many.empty() && double(of->bad) > spec.max_bad_fraction * double(of->set->size()))
       too_many = fmt::format(
           "{} of the {} {} pictures cannot be read, more than data.max_bad_fraction = {} allows",
-          count.bad, count.all, name_of(split), spec.max_bad_fraction);
-  }
+          of->bad, of->set->size(), name_of(of->split), spec.max_bad_fraction);
   if (bad > 0 && spec.on_error == OnError::stop)
     throw DataError(std::to_string(bad) +
                     " pictures cannot be read; data.on_error=skip would leave them out");
   if (!too_many.empty()) throw DataError(too_many);
+  check_alike(*train.set, *test.set, spec.path);
   if (bad > 0)
     print(std::to_string(bad) + " pictures cannot be read and are skipped (data.on_error)");
   return ExitCode::done;

@@ -140,16 +140,17 @@ void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches,
                            Communicator* synchronize) {
   const Tape::Pause pause;
   const auto norms = norms_of(model);
-  std::vector<std::pair<float, bool>> before;
-  for (const BatchNormState* norm : norms) before.emplace_back(norm->momentum, norm->frozen);
+  std::vector<float> momenta;
+  for (const BatchNormState* norm : norms) momenta.push_back(norm->momentum);
+  const Pass pass{
+      .mode = mode, .training = true, .steps_follow = false, .synchronize = synchronize};
   loader.start_epoch(epoch);
   Batch batch;
   for (int i = 0; i < batches && loader.next(batch); ++i) {
-    for (BatchNormState* norm : norms) norm->momentum = 1.0f / float(i + 1), norm->frozen = false;
-    model.forward(here(batch.images), {.mode = mode, .training = true, .synchronize = synchronize});
+    for (BatchNormState* norm : norms) norm->momentum = 1.0f / float(i + 1);
+    model.forward(here(batch.images), pass);
   }
-  for (size_t i = 0; i < norms.size(); ++i)
-    std::tie(norms[i]->momentum, norms[i]->frozen) = before[i];
+  for (size_t i = 0; i < norms.size(); ++i) norms[i]->momentum = momenta[i];
 }
 
 }  // namespace qt

@@ -16,7 +16,7 @@ int failed(const qt::CurrentRun& run, qt::ExitCode code, const std::string& mess
   if (ending.speaks) qt::log::error(message);  // else another rank says the same
   qt::log::flush();
   try {
-    if (run.folder)
+    if (run.folder && !run.at_rest)
       run.folder->write_status({.state = qt::RunState::failed,
                                 .step = run.step,
                                 .exit_code = int(code),

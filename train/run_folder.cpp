@@ -104,7 +104,7 @@ RunFolder RunFolder::create(const RunRequest& request) {
     log::add_file(run.file("log.txt"));
     return run;
   } catch (const CheckpointError& e) {
-    throw ConfigError(std::string("the run folder cannot be used: ") + e.what());
+    throw CheckpointError(std::string("the run folder cannot be used: ") + e.what());
   }
 }
 
@@ -126,6 +126,19 @@ void RunFolder::write_environment(
                     {"started", utc_now()}};
   for (const auto& [name, value] : pairs) j[name] = value;
   files::write_atomically(file("env.json"), text_of(j));
+}
+
+std::optional<RunStatus> RunFolder::status() const {
+  if (!files::exists(file("STATUS.json"))) return {};
+  const ordered_json j = ordered_json::parse(files::read_all(file("STATUS.json")), nullptr,
+                                             /*allow_exceptions=*/false);
+  if (!j.is_object() || !j.value("step", ordered_json()).is_number_integer()) return {};
+  for (const RunState state :
+       {RunState::running, RunState::done, RunState::stopped, RunState::failed})
+    if (j.value("state", ordered_json()) == name_of(state))
+      return RunStatus{
+          .state = state, .step = j["step"].get<int64_t>(), .exit_code = {}, .message = ""};
+  return {};
 }
 
 void RunFolder::write_status(const RunStatus& status) const {

@@ -39,8 +39,9 @@ struct RunStatus {
 class RunFolder {
  public:
   // Makes the folder with checkpoints/, locks it and starts log.txt. ConfigError where the name is
-  // unusable, taken (never), missing (must), in use by another process, or the folder cannot be
-  // made. With a derived name automatic and must continue the youngest of name, name-2, ....
+  // unusable, taken (never), missing (must) or in use by another process, CheckpointError where the
+  // system refuses (full or read-only disk, permission, a file in the way). With a derived name
+  // automatic and must continue the youngest of name, name-2, ....
   static RunFolder create(const RunRequest& request);
 
   const std::string& path() const { return path_; }
@@ -56,6 +57,8 @@ class RunFolder {
   void write_environment(const std::vector<std::string>& command_line,
                          const std::vector<std::pair<std::string, std::string>>& pairs) const;
   void write_status(const RunStatus& status) const;  // replaced atomically
+  // State and step as STATUS.json has them; nothing where it is missing or says something else.
+  std::optional<RunStatus> status() const;
 
  private:
   RunFolder(const std::string& path, const std::string& name, bool resumed)

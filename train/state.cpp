@@ -25,6 +25,10 @@ std::string to_json(const TrainState& state) {
   j["threads"] = state.threads;
   j["world"] = state.world;
   j["library"] = state.library;
+  j["isa"] = state.isa;
+  j["backward"] = state.backward;
+  j["steps_per_epoch"] = state.steps_per_epoch;
+  j["training_pictures"] = state.training_pictures;
   j["engines"] = state.engines;
   j["phases"] = state.phases;
   j["phase"] = at.phase;
@@ -57,6 +61,10 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
   state.threads = int(count("threads", most_threads));
   state.world = fields.has("world") ? int(count("world", most_ranks)) : 1;
   state.library = fields.text("library");
+  if (fields.has("isa")) state.isa = fields.text("isa");
+  if (fields.has("backward")) state.backward = fields.text("backward");
+  if (fields.has("steps_per_epoch")) state.steps_per_epoch = fields.count("steps_per_epoch");
+  if (fields.has("training_pictures")) state.training_pictures = fields.count("training_pictures");
   if (fields.has("engines")) state.engines = fields.texts_by_name("engines");
   if (fields.has("phases")) state.phases = fields.texts("phases");
   state.at = {.phase = count("phase"),
@@ -73,6 +81,32 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
   state.projections = count("projections");
   if (fields.has("skipped")) state.skipped = count("skipped");
   return state;
+}
+
+std::vector<std::string> differences(const TrainState& checkpoint, const TrainState& run) {
+  const std::string bits = "the last bits may differ",
+                    course = "the run goes on, but not as it would have";
+  std::vector<std::string> list;
+  const auto compare = [&](const std::string& what, const std::string& theirs,
+                           const std::string& ours, const std::string& effect) {
+    if (theirs != ours && !theirs.empty() && !ours.empty())
+      list.push_back("the checkpoint's " + what + " is " + theirs + ", this run's is " + ours +
+                     ": " + effect);
+  };
+  const auto number = [](int64_t n) { return n > 0 ? std::to_string(n) : ""; };
+  compare("number of processes", number(checkpoint.world), number(run.world),
+          "the order of pictures is the same, the last bits are not");
+  if (checkpoint.config_hash != run.config_hash)
+    list.push_back("the checkpoint's config is another one: " + course);
+  compare("program version", checkpoint.program_version, run.program_version, bits);
+  compare("library", checkpoint.library, run.library, bits);
+  compare("instruction set", checkpoint.isa, run.isa, bits);
+  compare("precision of backward convolutions", checkpoint.backward, run.backward, bits);
+  compare("number of training pictures", number(checkpoint.training_pictures),
+          number(run.training_pictures), course);
+  compare("number of steps an epoch", number(checkpoint.steps_per_epoch),
+          number(run.steps_per_epoch), course);
+  return list;
 }
 
 }  // namespace qt

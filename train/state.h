@@ -39,12 +39,18 @@ struct TrainState {
   int64_t seed = 0;
   int threads = 0, world = 1;
   std::string library, config_hash, program_version;
-  std::map<std::string, std::string> engines;  // Library::engine_choices
-  std::vector<std::string> phases;             // of the run, in order; empty: not known
+  std::string isa, backward;  // of the CPU; precision of backward convolutions. "": not known
+  int64_t steps_per_epoch = 0, training_pictures = 0;  // 0: not known
+  std::map<std::string, std::string> engines;          // Library::engine_choices
+  std::vector<std::string> phases;                     // of the run, in order; empty: not known
 };
 
 std::string to_json(const TrainState& state);
 // where names the checkpoint in messages. CheckpointError for anything but what to_json wrote.
 TrainState state_from_json(const std::string& text, const std::string& where);
+
+// What keeps a run from going on as that of the checkpoint would have, a sentence for each. Of what
+// an early checkpoint does not know nothing is said, and nothing of threads: they can be pinned.
+std::vector<std::string> differences(const TrainState& checkpoint, const TrainState& run);
 
 }  // namespace qt

@@ -51,6 +51,14 @@ Place place_of(const CommandLine& command) {
   return place;
 }
 
+// The config with what the command line says; its text as given.
+std::string load_experiment(const CommandLine& command, Experiment& experiment) {
+  const std::string text = load_config(experiment, command.config, command.overrides);
+  if (command.seed) experiment.train.seed.set(*command.seed, "--seed");
+  if (command.device != "auto") experiment.device.set(command.device, "--device");
+  return text;
+}
+
 std::optional<LoadedCheckpoint> checkpoint_of(const RunFolder& folder, const Place& place,
                                               const CheckpointConfig& config) {
   if (!folder.resumed()) return {};
@@ -77,6 +85,18 @@ void write_run_files(const RunFolder& folder, const CommandLine& command,
                                          {"communicator", ranks.name()},
                                          {"library", trainer.library()},
                                          {"run", trainer.summary()}});
+}
+
+RunStatus running_at(int64_t step) {
+  return {.state = RunState::running, .step = step, .exit_code = {}, .message = ""};
+}
+
+// What STATUS.json says of the run until it goes on.
+void take_status(CurrentRun& run) {
+  const std::optional<RunStatus> status = run.folder->status();
+  if (!status) return;
+  run.step = status->step;
+  run.at_rest = status->state == RunState::done || status->state == RunState::stopped;
 }
 
 std::string last_line(const Trainer& trainer, const RunFolder& folder) {
@@ -134,9 +154,7 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   if (command.max_seconds) run.requests->allow(*command.max_seconds);
   const StopRequests& requests = *run.requests;
   Experiment experiment;
-  const std::string config_text = load_config(experiment, command.config, command.overrides);
-  if (command.seed) experiment.train.seed.set(*command.seed, "--seed");
-  if (command.device != "auto") experiment.device.set(command.device, "--device");
+  const std::string config_text = load_experiment(command, experiment);
   run.ranks->set_timeout(experiment.distributed.timeout);
   if (!command.dump_config.empty()) {
     if (!run.ranks->writes()) return ExitCode::done;
@@ -166,17 +184,21 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   by_writer(ranks, "opening the run folder", [&] {
     const RunFolder& folder = run.folder.emplace(RunFolder::create(place.request));
     say_losses(ranks, &folder);
-    folder.write_status({.state = RunState::running, .step = 0, .exit_code = {}, .message = ""});
-    if (!folder.resumed())
+    if (!folder.resumed()) {
+      folder.write_status(running_at(0));
       write_run_files(folder, command, config_text, experiment, trainer, ranks);
+    }
+    take_status(run);
     checkpoint = checkpoint_of(folder, place, experiment.checkpoint);
   });
   share_checkpoint(ranks, checkpoint);
   trainer.open(run.folder ? &*run.folder : nullptr, checkpoint);
   // A config that the checkpoint does not fit must not replace the one it fits.
   by_writer(ranks, "the run's files", [&] {
-    if (run.folder->resumed())
-      write_run_files(*run.folder, command, config_text, experiment, trainer, ranks);
+    if (!run.folder->resumed()) return;
+    run.at_rest = false;
+    run.folder->write_status(running_at(trainer.steps_done()));
+    write_run_files(*run.folder, command, config_text, experiment, trainer, ranks);
   });
   const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;
   const ExitCode code = stopped ? ExitCode::stopped : ExitCode::done;

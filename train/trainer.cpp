@@ -11,6 +11,12 @@
 namespace qt {
 
 Trainer::Outcome Trainer::run(const StopRequests& requests) {
+  Outcome outcome = Outcome::done;
+  listing_bad_samples([&] { outcome = run_phases(requests); });
+  return outcome;
+}
+
+Trainer::Outcome Trainer::run_phases(const StopRequests& requests) {
   while (state_.at.phase < int64_t(plan_.size())) {
     const int64_t first = state_.at.step * experiment_.train.accumulate;
     if (gpu_)
@@ -198,10 +204,12 @@ void Trainer::end_epoch() {
     evaluate_now();
     if (last_phase()) score = last_evaluation_->top1;
   }
-  write_bad_samples();
   const bool saves = due(experiment_.checkpoint.every_epochs);
   advance();
-  if (saves) save(score);
+  if (saves)
+    save(score);
+  else
+    write_bad_samples();
   log_->resume();
 }
 
@@ -232,11 +240,15 @@ void Trainer::diverged(const std::string& what, int64_t step) {
 }
 
 // A function of the position alone, so that a resumed run does the same.
-void Trainer::freeze_statistics() {
+bool Trainer::statistics_are_frozen() const {
   const double share = double(state_.at.epoch * steps_per_epoch_ + state_.at.step) /
                        double(phase().config->epochs * steps_per_epoch_);
-  const bool frozen = phase().mode != ForwardMode::float32 && experiment_.quant.bn.freeze_at < 1 &&
-                      share >= experiment_.quant.bn.freeze_at;
+  return phase().mode != ForwardMode::float32 && experiment_.quant.bn.freeze_at < 1 &&
+         share >= experiment_.quant.bn.freeze_at;
+}
+
+void Trainer::freeze_statistics() {
+  const bool frozen = statistics_are_frozen();
   for (BatchNormState* norm : norms_) norm->frozen = frozen;
 }
 
@@ -244,7 +256,7 @@ void Trainer::evaluate_now() {
   const int batches = experiment_.quant.bn.reestimate_batches;
   note("evaluation");
   meet(options_.simulation, ranks_, Simulation::Place::eval);
-  if (phase().mode != ForwardMode::float32 && batches > 0) {
+  if (phase().mode != ForwardMode::float32 && batches > 0 && !statistics_are_frozen()) {
     const auto section = device_->enter();
     Loader loader(train_set_, loader_spec());
     reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode,

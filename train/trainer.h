@@ -81,6 +81,7 @@ class Trainer {
   }
 
   // The loop: trainer.cpp.
+  Outcome run_phases(const StopRequests& requests);
   void train_step(const StopRequests& requests);
   StepEnd step_on_cpu(double lr, const StopRequests& requests);
   StepEnd run_batches();
@@ -91,6 +92,7 @@ class Trainer {
   Tensor backward_seed(const Batch& batch) const;
   void end_epoch();
   void advance();
+  bool statistics_are_frozen() const;
   void freeze_statistics();
   void evaluate_now();
   Evaluation evaluation();
@@ -101,6 +103,7 @@ class Trainer {
 
   // Beginning, saving, continuing, ending: trainer_state.cpp.
   void restore(const LoadedCheckpoint& from);
+  void leave_behind(const LoadedCheckpoint& from) const;
   void check_position(const std::string& folder) const;
   void begin_phase(const NamedTensors* optimizer_state);
   void calibrate_now();
@@ -111,6 +114,7 @@ class Trainer {
   bool skips() const { return experiment_.train.on_nan == "skip"; }
   Program integer_program();
   void save_program_files(const Program& program, bool best);
+  void listing_bad_samples(const std::function<void()>& work) const;
   void write_bad_samples();
   void finish();
 

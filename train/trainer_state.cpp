@@ -30,6 +30,21 @@ std::string lines_of_all(const std::vector<std::string>& texts) {
   return all;
 }
 
+// What the sets know to be bad, in this process.
+std::string lines_of(const std::vector<std::shared_ptr<const Dataset>>& sets) {
+  std::string text;
+  for (const auto& set : sets)
+    for (const BadSample& sample : set->bad_samples()) text += sample.cause + "\n";
+  return text;
+}
+
+// To what an earlier process left there.
+void add_lines(const std::string& file, const std::string& text) {
+  std::vector<std::string> texts{text};
+  if (files::exists(file)) texts.push_back(files::read_all(file));
+  files::write_atomically(file, lines_of_all(texts));
+}
+
 }  // namespace
 
 std::vector<Phase> plan(const Experiment& experiment) {
@@ -54,9 +69,7 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   const DatasetSpec spec = dataset_spec(experiment);
   train_set_ = make_dataset(spec, Split::train);
   test_set_ = make_dataset(spec, Split::test);
-  if (train_set_->classes() != test_set_->classes())
-    throw DataError("the training and the test pictures of '" + spec.path +
-                    "' have different classes");
+  check_alike(*train_set_, *test_set_, spec.path);
   model_ = build_model(experiment, *train_set_);
   parameters_ = parameters_of(*model_);
   norms_ = norms_of(*model_);
@@ -83,6 +96,10 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   for (const Phase& phase : plan_) state_.phases.push_back(phase.name);
   state_.config_hash = config_hash(experiment);
   state_.program_version = version_number;
+  if (!device_->on_gpu()) state_.isa = name_of(cpu_isa());
+  state_.backward = name_of(backward_);
+  state_.steps_per_epoch = steps_per_epoch_;
+  state_.training_pictures = train_set_->size();
 }
 
 void Trainer::check_device() const {
@@ -195,8 +212,11 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
     const auto section = device_->enter();
     place_here(*model_);
   }
-  if (state_.at.phase < int64_t(plan_.size()))
-    begin_phase(from ? &from->content.tensors("optim.safetensors") : nullptr);
+  if (state_.at.phase == int64_t(plan_.size())) return;
+  // A phase that was added behind a complete run finds the momentum of the phase before.
+  const bool within = state_.at.epoch + state_.at.step > 0;
+  listing_bad_samples(
+      [&] { begin_phase(within ? &from->content.tensors("optim.safetensors") : nullptr); });
 }
 
 // That this config's training passes through where the checkpoint stands.
@@ -232,20 +252,12 @@ void Trainer::restore(const LoadedCheckpoint& from) {
     if (ranks_.writes()) log::warn(text);  // the others have the same to say
   };
   state_ = state_from_json(from.content.state_json, from.folder);
+  if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
   check_position(from.folder);
   load_state(*model_, from.content.tensors("model.safetensors"), true);
-  if (store_) store_->discard_after(from.step);
+  if (store_) leave_behind(from);
+  for (const std::string& difference : differences(state_, now)) warn(difference);
   const bool other_world = state_.world != now.world;
-  if (other_world)
-    warn("the checkpoint was made by " + std::to_string(state_.world) +
-         " processes, this run has " + std::to_string(now.world) +
-         ": the order of pictures is the same, the last bits are not");
-  if (state_.config_hash != now.config_hash)
-    warn("the config is not that of " + from.folder +
-         ": the run goes on, but not as it would have");
-  if (state_.library != now.library)
-    warn("the checkpoint was made with library '" + state_.library + "', this run uses '" +
-         now.library + "'");
   if (experiment_.train.threads == 0 && !other_world)
     pin_threads(state_.threads);
   else if (!other_world && state_.threads != now.threads)
@@ -257,12 +269,26 @@ void Trainer::restore(const LoadedCheckpoint& from) {
     if (state_.library != now.library) state_.engines.clear();
     current_library().take_engines(state_.engines);
   }
+  // With another phase the last one is another one.
+  if (!state_.phases.empty() && state_.phases != now.phases) state_.best_top1.reset();
   state_.phases = now.phases;
   state_.world = now.world;
   state_.seed = now.seed;
   state_.library = now.library;
   state_.config_hash = now.config_hash;
   state_.program_version = now.program_version;
+  state_.isa = now.isa;
+  state_.backward = now.backward;
+  state_.steps_per_epoch = now.steps_per_epoch;
+  state_.training_pictures = now.training_pictures;
+}
+
+// The checkpoints after the one that the run continues.
+void Trainer::leave_behind(const LoadedCheckpoint& from) const {
+  for (const int64_t step : from.passed_over)
+    log::warn("the checkpoint of step " + std::to_string(step) +
+              ", which could not be used, is kept as " + store_->set_aside(step));
+  store_->discard_after(from.step);
 }
 
 // optimizer_state: of a checkpoint within this phase; null at a phase's first step.
@@ -337,6 +363,7 @@ void Trainer::calibrate_now() {
 
 void Trainer::save(std::optional<double> score) {
   read_gpu();
+  write_bad_samples();
   note("saving");
   meet(options_.simulation, ranks_, Simulation::Place::save);
   by_writer(ranks_, "saving", [&] {
@@ -388,12 +415,25 @@ void Trainer::save_program_files(const Program& program, bool best) {
   if (best) save_program(folder + "/best.qat", program);
 }
 
+// Where an error ends the run, the pictures that this process knows to be bad are listed first.
+void Trainer::listing_bad_samples(const std::function<void()>& work) const {
+  try {
+    work();
+  } catch (const Error&) {
+    const std::string text = lines_of({train_set_, test_set_});
+    if (folder_ && !text.empty()) try {
+        add_lines(folder_->file("bad_samples.txt"), text);
+      } catch (const CheckpointError&) {
+        // The first error is the news.
+      }
+    throw;
+  }
+}
+
 void Trainer::write_bad_samples() {
-  std::string text;
-  for (const auto& set : {train_set_, test_set_})
-    for (const BadSample& sample : set->bad_samples()) text += sample.cause + "\n";
+  std::string text = lines_of({train_set_, test_set_});
   if (!ranks_.alone()) text = lines_of_all(gathered(ranks_, text, "unreadable pictures"));
-  if (!text.empty() && folder_) files::write_atomically(folder_->file("bad_samples.txt"), text);
+  if (!text.empty() && folder_) add_lines(folder_->file("bad_samples.txt"), text);
 }
 
 // A run that was complete when it was continued is looked at once more.

@@ -202,6 +202,57 @@ TEST(ImageFolder, NamesTheFirstBadPictureWhateverTheThreads) {
               }).starts_with("'PATH/train/ant/b.JPEG': broken JPEG: "));
 }
 
+// Only every second picture is looked at to find the size of so many.
+TEST(ImageFolder, WithoutImageSizeAPictureOfAnotherSizeIsABadOne) {
+  const TemporaryFolder folder;
+  for (int i = 0; i < 130; ++i)
+    folder.write(
+        "train/ant/" + std::to_string(1000 + i) + ".ppm",
+        test::ppm_of(i == 7 ? smooth_picture(4, 6, 7) : smooth_picture(4, 4, uint32_t(i))));
+  for (int64_t cache_bytes : {int64_t{0}, int64_t{1} << 20}) {
+    DatasetSpec spec = spec_of(folder);
+    spec.cache_bytes = cache_bytes;
+    Image image;
+    const auto read = [&] {
+      const auto set = make_dataset(spec, Split::train);
+      EXPECT_EQ(test::picture_of(*set, 6), smooth_picture(4, 4, 6).pixels);
+      test::picture_of(*set, 7);
+    };
+    const std::string wanted = "'" + folder.text() +
+                               "/train/ant/1007.ppm': 6 x 4 pixels in a set of 4 x 4: set "
+                               "data.image_size, for example to 4";
+    EXPECT_EQ(message_of<DataError>(read), wanted);
+    spec.on_error = OnError::skip;
+    spec.max_bad_fraction = 0.01;
+    const auto skipping = make_dataset(spec, Split::train);
+    EXPECT_EQ(skipping->original(7, image), 8);
+    EXPECT_EQ(test::picture_of(*skipping, 7), smooth_picture(4, 4, 8).pixels);
+    ASSERT_EQ(skipping->bad_samples().size(), 1u);
+    EXPECT_EQ(skipping->bad_samples()[0].cause, wanted);
+    spec.image_size = 4;  // as they come, all are made of one size
+    EXPECT_EQ(make_dataset(spec, Split::train)->original(7, image), 7);
+  }
+}
+
+TEST(ImageFolder, TrainingAndTestPicturesOfOtherSizesAreRefused) {
+  const TemporaryFolder folder;
+  write_set(folder);
+  const auto message = [&](int image_size) {
+    DatasetSpec spec = spec_of(folder);
+    spec.image_size = image_size;
+    const auto train = make_dataset(spec, Split::train), test = make_dataset(spec, Split::test);
+    return message_of<DataError>([&] { check_alike(*train, *test, spec.path); });
+  };
+  EXPECT_EQ(message(0), "");
+  for (const char* name : {"ant", "bee"})
+    for (const char* file : {"a.jpg", "b.JPEG", "c.Jpg"})
+      folder.write(std::string("test/") + name + "/" + file, jpeg_of(smooth_picture(24, 30, 1)));
+  EXPECT_EQ(message(0), "the training pictures of '" + folder.text() +
+                            "' are 20x20, its test pictures 24x30: set data.image_size, for "
+                            "example to 20");
+  EXPECT_EQ(message(16), "");
+}
+
 // A strip of one row is within every limit until its shorter side is made 32 pixels long.
 TEST(ImageFolder, TreatsAStripThatCannotBeResizedAsABadPicture) {
   for (const auto& [height, width] : {std::pair{1, 65500}, {65500, 1}}) {

@@ -104,6 +104,37 @@ TEST_F(BadInput, ACorruptPictureIsSkippedAndListedWhereAsked) {
   EXPECT_NE(read(path("runs/run/bad_samples.txt")).find("train/pear/3.jpg"), std::string::npos);
 }
 
+// The lines of bad_samples.txt, which are sorted and different.
+TEST_F(BadInput, TheListOfBadPicturesGrowsOverStopsAndErrors) {
+  picture_folder();
+  const auto list = [&] {
+    std::vector<std::string> lines;
+    std::istringstream in(read(path("runs/run/bad_samples.txt")));
+    for (std::string line; std::getline(in, line);) lines.push_back(line);
+    EXPECT_TRUE(std::is_sorted(lines.begin(), lines.end()));
+    EXPECT_EQ(std::adjacent_find(lines.begin(), lines.end()), lines.end());
+    return lines;
+  };
+  // Known from the start, whatever pictures the first step sees.
+  write("pictures/train/pear/3.bmp", "BM no picture");
+  const std::vector<std::string> skipping = {"data.on_error=skip", "data.max_bad_fraction=0.1",
+                                             "--resume=auto"};
+  std::vector<std::string> one_step = skipping;
+  one_step.insert(one_step.end(), {"--max-time", "0s"});
+  ASSERT_EQ(run(on_pictures(one_step)).code, 75);
+  ASSERT_EQ(list().size(), 1u);
+  EXPECT_NE(list()[0].find("train/pear/3.bmp': BMP is not supported"), std::string::npos);
+  // What an earlier process has seen stays.
+  write("runs/run/bad_samples.txt", "'gone.jpg': the file is empty\n" + list()[0] + "\n");
+  ASSERT_EQ(run(on_pictures(one_step)).code, 75);
+  ASSERT_EQ(list().size(), 2u);
+  EXPECT_EQ(list()[1], "'gone.jpg': the file is empty");
+  for (const char* name : {"4", "5", "6"})
+    write(std::string("pictures/test/pear/") + name + ".ppm", "no picture");
+  EXPECT_FAILS(run(on_pictures(skipping)), 3, "data.max_bad_fraction = 0.1");
+  EXPECT_EQ(list().size(), 5u) << "the third of 24 test pictures is one too many";
+}
+
 TEST_F(BadInput, AnEmptyClassIsNamed) {
   picture_folder();
   fs::create_directories(path("pictures/train/quince"));
@@ -119,7 +150,12 @@ TEST_F(BadInput, ATruncatedCheckpointIsNamedAndTheOneBeforeIsTaken) {
   EXPECT_FAILS(run(tiny({"--resume=" + newest})), 4, "model.safetensors");
   const Result resumed = run(tiny({"--resume=auto"}));
   EXPECT_EQ(resumed.code, 0) << resumed.output;
-  EXPECT_NE(resumed.output.find("warning: "), std::string::npos) << resumed.output;
+  EXPECT_NE(resumed.output.find("checkpoint skipped: " + newest), std::string::npos)
+      << resumed.output;
+  EXPECT_NE(resumed.output.find("is kept as " + newest + ".unreadable"), std::string::npos)
+      << resumed.output;
+  EXPECT_EQ(fs::file_size(newest + ".unreadable/model.safetensors"), 1000u);
+  EXPECT_GT(fs::file_size(newest + "/model.safetensors"), 1000u) << "reached again";
 }
 
 TEST_F(BadInput, AnUnreadableModelFileIsNamed) {

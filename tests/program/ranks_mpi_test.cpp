@@ -179,7 +179,7 @@ TEST_F(RanksMpi, AnotherNumberOfRanksGoesOnWithTheSamePictures) {
   for (int i = 0; i < 2; ++i) ASSERT_EQ(run_on(2, small(first)).code, 75);
   const Result rest = run_on(3, small(sync));
   ASSERT_EQ(rest.code, 0) << rest.output;
-  EXPECT_NE(rest.output.find("made by 2 processes, this run has 3"), std::string::npos)
+  EXPECT_NE(rest.output.find("number of processes is 2, this run's is 3"), std::string::npos)
       << rest.output;
   const std::vector<double> alone = losses("r1"), together = losses("run");
   ASSERT_EQ(together.size(), alone.size());

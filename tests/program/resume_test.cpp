@@ -128,11 +128,13 @@ TEST_F(Resume, ExactFloatTrainsToTheBytesOfInt8) {
 }
 
 TEST_F(Resume, FrozenAndReestimatedStatisticsResumeToTheSameBytes) {
-  const std::vector<std::string> more = {"quant.bn.freeze_at=0.5", "quant.bn.reestimate_batches=2"};
+  // Measured anew after the first epoch, frozen in the second.
+  const std::vector<std::string> more = {"train.qat.epochs=2", "quant.bn.freeze_at=0.75",
+                                         "quant.bn.reestimate_batches=2"};
   std::vector<std::string> resumed = more;
   resumed.push_back("--resume=auto");
   ASSERT_EQ(run(saving(more, "whole")).code, 0);
-  for (size_t lines : {10, 14}) {
+  for (size_t lines : {10, 14, 18, 24}) {
     const pid_t process = start(saving(resumed));
     wait_for_lines(process, lines);
     kill(process, SIGKILL);
@@ -140,6 +142,46 @@ TEST_F(Resume, FrozenAndReestimatedStatisticsResumeToTheSameBytes) {
   }
   ASSERT_EQ(run(saving(resumed)).code, 0);
   EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+// The process that evaluates has not trained a step with frozen statistics.
+TEST_F(Resume, AnEpochsLastStepMayBeTheLastOfItsProcess) {
+  const std::vector<std::string> more = {"train.float.epochs=0", "quant.bn.freeze_at=0.5",
+                                         "quant.bn.reestimate_batches=2",
+                                         "--limit-train-batches=2"};
+  ASSERT_EQ(run(saving(more, "whole")).code, 0);
+  std::vector<std::string> one_step = more;
+  one_step.insert(one_step.end(), {"--resume=auto", "--max-time", "0s"});
+  for (int i = 0; i < 2; ++i) ASSERT_EQ(run(saving(one_step)).code, 75);
+  std::vector<std::string> rest = more;
+  rest.push_back("--resume=auto");
+  ASSERT_EQ(run(saving(rest)).code, 0);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+TEST_F(Resume, APhaseAddedBehindACompleteRunHasTheBitsOfBothAtOnce) {
+  ASSERT_EQ(run(saving({}, "whole")).code, 0);
+  ASSERT_EQ(run(saving({"train.qat.epochs=0"})).code, 0);
+  EXPECT_NE(read(last_checkpoint() / "optim.safetensors").find(".velocity"), std::string::npos);
+  const Result added = run(saving({"--resume=auto"}));
+  ASSERT_EQ(added.code, 0) << added.output;
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+  // Nor is the accuracy of the float phase a rival.
+  EXPECT_TRUE(read(path("runs/run/export/best.qat")) == read(path("runs/whole/export/best.qat")));
+  expect_same_metrics("run", "whole");
+}
+
+TEST_F(Resume, OnAnotherInstructionSetAndWithOtherEpochsIsWarnedOf) {
+  ASSERT_EQ(run(tiny({"--max-time", "0s"})).code, 75);
+  setenv("QATTRAIN_MAX_ISA", "sse41", 1);
+  const Result result = run(tiny({"--resume=auto", "--limit-train-batches=2"}));
+  unsetenv("QATTRAIN_MAX_ISA");
+  ASSERT_EQ(result.code, 0) << result.output;
+  for (const std::string part :
+       {"warning: the checkpoint's instruction set is ", ", this run's is sse41",
+        "warning: the checkpoint's number of steps an epoch is 8, this run's is 2"})
+    EXPECT_NE(result.output.find(part), std::string::npos) << part << "\n" << result.output;
+  EXPECT_EQ(result.output.find("training pictures is"), std::string::npos) << result.output;
 }
 
 }  // namespace

@@ -61,15 +61,50 @@ TEST_F(UnfitInput, ACheckpointIsNotContinuedInAnotherPhase) {
   EXPECT_FAILS(run(tiny({"--resume=auto"}, "qat")), 4, "stands in phase 1 of qat",
                "the phases of this config are: float, qat");
   ASSERT_EQ(run(tiny({}, "both")).code, 0);
+  const std::string done = read(path("runs/both/STATUS.json"));
   EXPECT_FAILS(run(tiny({"--resume=auto", "train.qat.epochs=0"}, "both")), 4,
                "beyond the end of this config's training");
   EXPECT_FAILS(run(tiny({"--resume=auto", "train.qat.epochs=3"}, "both")), 4, "after 2 epochs",
                "in this config they have 4", "train.init_from");
+  EXPECT_EQ(read(path("runs/both/STATUS.json")), done) << "nothing was done to the complete run";
   // Another phase may follow what is complete.
   ASSERT_EQ(run(tiny({"train.qat.epochs=0"}, "more")).code, 0);
   const Result more = run(tiny({"--resume=auto"}, "more"));
   EXPECT_EQ(more.code, 0) << more.output;
   EXPECT_TRUE(has(more.output, "integer-program top-1")) << more.output;
+}
+
+TEST_F(UnfitInput, AFailedAttemptToResumeAKilledRunIsSaidWithItsStep) {
+  ASSERT_EQ(run(tiny({"--max-time", "0s"})).code, 75);
+  ASSERT_EQ(run(tiny({"--max-time", "0s", "--resume=auto"})).code, 75);
+  const std::string status = path("runs/run/STATUS.json");
+  // As a run leaves it that was killed between its second checkpoint and the status of it.
+  write("runs/run/STATUS.json", R"({"state": "running", "step": 1})");
+  EXPECT_FAILS(run(tiny({"--resume=auto", "train.float.epochs=0"})), 4, "stands in phase 1");
+  auto j = nlohmann::json::parse(read(status));
+  EXPECT_EQ(j["state"], "failed");
+  EXPECT_EQ(j["step"], 2) << "the checkpoint's";
+  for (const auto& entry : fs::directory_iterator(last_checkpoint().parent_path()))
+    if (entry.is_directory()) fs::resize_file(entry.path() / "model.safetensors", 10);
+  EXPECT_FAILS(run(tiny({"--resume=auto"})), 4, "can be used");
+  j = nlohmann::json::parse(read(status));
+  EXPECT_EQ(j["state"], "failed");
+  EXPECT_EQ(j["step"], 2) << "what was known before";
+}
+
+TEST_F(UnfitInput, TestPicturesOfAnotherSizeAreFoundBeforeTheFirstStep) {
+  picture_folder();
+  for (const auto& entry : fs::recursive_directory_iterator(path("pictures/test")))
+    if (entry.is_regular_file())
+      std::ofstream(entry.path(), std::ios::binary) << "P6\n20 20\n255\n"
+                                                    << std::string(20 * 20 * 3, 'x');
+  const std::vector<std::string> set = {"data.kind=imagefolder", "data.path=" + path("pictures"),
+                                        "data.image_size=0", "train.batch=8"};
+  EXPECT_FAILS(run(tiny(set)), 3, "are 16x16", "its test pictures 20x20", "data.image_size");
+  EXPECT_FALSE(fs::exists(path("runs")));
+  std::vector<std::string> data = {"data", tiny_config()};
+  data.insert(data.end(), set.begin(), set.end());
+  EXPECT_FAILS(run(data), 3, "are 16x16", "its test pictures 20x20");
 }
 
 TEST_F(UnfitInput, DataCountsAllBadPicturesAndDoesWhatTheConfigSays) {

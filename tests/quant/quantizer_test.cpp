@@ -148,6 +148,7 @@ TEST(Quantizer, ObservesInThePassesOfItsKindOnly) {
     EXPECT_EQ(quantizer->observes({.calibrate = true}), w.calibrating) << w.kind;
     EXPECT_EQ(quantizer->observes({.training = true}), w.training) << w.kind;
     EXPECT_EQ(quantizer->observes({}), w.evaluating) << w.kind;
+    EXPECT_FALSE(quantizer->observes({.training = true, .steps_follow = false})) << w.kind;
     for (const bool training : {false, true})
       EXPECT_FALSE(quantizer->observes(
           {.mode = ForwardMode::float32, .training = training, .calibrate = !training}))

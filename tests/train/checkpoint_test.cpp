@@ -198,6 +198,35 @@ TEST_F(Checkpoints, ADamagedNewestFallsBackToThePrevious) {
   expect_content(*loaded);
 }
 
+// An error of the disk says nothing of what is on it.
+TEST_F(Checkpoints, WhatCouldNotBeReadIsKeptAsideWhole) {
+  for (int round = 1; round <= 2; ++round) {
+    for (int64_t step = 1; step <= 3; ++step) store().save(step, content_at(step));
+    files::set_fault_hook([&](Operation operation, const std::string& path) {
+      const bool newest =
+          path.starts_with(store().folder_of(2)) || path.starts_with(store().folder_of(3));
+      return operation == Operation::open && newest ? Fault{EIO} : Fault{};
+    });
+    const auto loaded = store().load_newest();
+    files::set_fault_hook({});
+    ASSERT_TRUE(loaded);
+    EXPECT_EQ(loaded->step, 1);
+    EXPECT_THAT(loaded->passed_over, ElementsAre(3, 2));
+    const std::string number = round == 1 ? "" : "-2";
+    for (const int64_t step : loaded->passed_over) {
+      const std::string aside = store().set_aside(step);
+      EXPECT_EQ(aside, store().folder_of(step) + ".unreadable" + number);
+      EXPECT_EQ(load_checkpoint(aside).step, step);
+      expect_content(load_checkpoint(aside));
+    }
+    store().discard_after(loaded->step);
+    EXPECT_THAT(store().steps(), ElementsAre(1));
+    EXPECT_EQ(files::list_folder(folder()).size(), size_t(2 + 2 * round));
+  }
+  store(1).save(4, content_at(4));
+  EXPECT_EQ(files::list_folder(folder()).size(), 6u) << "rotation leaves them alone";
+}
+
 TEST_F(Checkpoints, AllDamagedIsAnErrorAndNotAFreshStart) {
   store().save(1, content_at(1));
   store().save(2, content_at(2));

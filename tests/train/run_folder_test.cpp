@@ -101,16 +101,20 @@ TEST_F(RunFolders, OneProcessWritesAtATime) {
   EXPECT_EQ(status, 0);
 }
 
+// The system's refusals are no usage errors: another exit code.
 TEST_F(RunFolders, AFolderThatCannotBeMadeIsNamed) {
+  const auto refused_by_system = [&] {
+    return message_of<CheckpointError>([&] { RunFolder::create(request("x")); });
+  };
   spill(temporary_ / "runs", "a file in the way");
-  EXPECT_THAT(refusal(request("x")),
+  EXPECT_THAT(refused_by_system(),
               AllOf(HasSubstr(temporary_ / "runs"), HasSubstr("Not a directory")));
   std::filesystem::remove(temporary_ / "runs");
   for (const int error : {EACCES, EROFS, ENOSPC, EDQUOT}) {
     files::set_fault_hook([&](files::Operation operation, const std::string&) {
       return operation == files::Operation::make_folder ? files::Fault{error} : files::Fault{};
     });
-    EXPECT_THAT(refusal(request("x")), HasSubstr(strerror(error)));
+    EXPECT_THAT(refused_by_system(), HasSubstr(strerror(error)));
   }
 }
 
@@ -151,6 +155,24 @@ TEST_F(RunFolders, TheStatusSaysHowTheRunStands) {
   EXPECT_EQ(json::parse(slurp(run.file("STATUS.json")))["state"], "stopped");
   run.write_status({RunState::done, 9, 0, ""});
   EXPECT_EQ(json::parse(slurp(run.file("STATUS.json")))["state"], "done");
+}
+
+TEST_F(RunFolders, TheStatusIsReadAsItWasWrittenAndNothingElseIsTaken) {
+  const RunFolder run = RunFolder::create(request("a"));
+  EXPECT_FALSE(run.status());
+  for (const RunState state :
+       {RunState::running, RunState::failed, RunState::stopped, RunState::done}) {
+    run.write_status({state, 7, 5, "some message"});
+    ASSERT_TRUE(run.status());
+    EXPECT_EQ(run.status()->state, state);
+    EXPECT_EQ(run.status()->step, 7);
+  }
+  for (const char* text :
+       {"", "[]", "{}", R"({"state": "done"})", R"({"state": 1, "step": 2})",
+        R"({"state": "gone", "step": 2})", R"({"state": "done", "step": "x"})"}) {
+    spill(run.file("STATUS.json"), text);
+    EXPECT_FALSE(run.status()) << text;
+  }
 }
 
 TEST_F(RunFolders, WhatIsLoggedIsInLogTxt) {

@@ -1,5 +1,5 @@
-// tests/train/trainer_test.cpp -- the parts of a run: state, durations, evaluation, training
-// itself.
+// tests/train/trainer_test.cpp -- the parts of a run: durations, evaluation, layer statistics,
+// training itself.
 #include "train/trainer.h"
 
 #include <gtest/gtest.h>
@@ -28,94 +28,6 @@ namespace qt {
 namespace {
 
 namespace fs = std::filesystem;
-
-TEST(TrainState, ComesBackFromJson) {
-  TrainState state;
-  state.at = {
-      .phase = 1, .epoch = 2, .step = 3, .epochs_done = 4, .steps_done = 567, .calibrated = true};
-  state.meter = {.loss = 0.1 + 0.2, .correct = 5, .images = 7};
-  state.best_top1 = 100.0 / 3;
-  state.projections = 11, state.seed = 12, state.threads = 2;
-  state.library = "onednn", state.config_hash = "abc", state.program_version = "0.1";
-  state.phases = {"float", "qat"};
-  state.engines = {{"convolution of codes 1x2x2x16 -> 16", "cuDNN 9.19.0 engine 38 (choice 2)"}};
-  const TrainState back = state_from_json(to_json(state), "here");
-  EXPECT_EQ(to_json(back), to_json(state));
-  EXPECT_EQ(back.meter.loss, 0.1 + 0.2);  // bit for bit
-  EXPECT_EQ(*back.best_top1, 100.0 / 3);
-  EXPECT_EQ(back.phases, state.phases);
-  EXPECT_EQ(back.engines, state.engines);
-}
-
-TEST(TrainState, RefusesWhatItDidNotWrite) {
-  for (const std::string text : {"", "{}", "[1]", "{\"format\": 99}"}) {
-    try {
-      state_from_json(text, "run/checkpoints/step-00000001");
-      ADD_FAILURE() << text;
-    } catch (const CheckpointError& e) {
-      EXPECT_NE(std::string(e.what()).find("step-00000001/state.json"), std::string::npos);
-    }
-  }
-}
-
-std::string refusal_of_state(const std::string& text) {
-  try {
-    state_from_json(text, "here");
-  } catch (const CheckpointError& e) {
-    return e.what();
-  }
-  return "accepted";
-}
-
-TrainState some_state() {
-  TrainState state;
-  state.at = {.phase = 1, .epoch = 2, .step = 3, .epochs_done = 4, .steps_done = 567};
-  state.meter = {.loss = 0.25, .correct = 5, .images = 7};
-  state.threads = 2, state.phases = {"float", "qat"};
-  return state;
-}
-
-TEST(TrainState, NamesTheKeyThatIsMissingOrOfAnotherKind) {
-  const auto good = nlohmann::json::parse(to_json(some_state()));
-  for (const auto& [key, value] : good.items()) {
-    const std::string name = "'" + key + "'";
-    for (const nlohmann::json& wrong :
-         {nlohmann::json(-1), nlohmann::json(1.5), nlohmann::json("no"), nlohmann::json(1e300),
-          nlohmann::json::array({1}), nlohmann::json(true), nlohmann::json()}) {
-      if (wrong.type() == value.type() || (key == "best_top1" && wrong.is_number())) continue;
-      auto changed = good;
-      changed[key] = wrong;
-      const std::string refused = refusal_of_state(changed.dump());
-      if (key == "best_top1" && wrong.is_null()) continue;
-      EXPECT_TRUE(refused.starts_with("here/state.json") && refused.find(name) != std::string::npos)
-          << key << " " << wrong << ": " << refused;
-    }
-    auto less = good;
-    less.erase(key);
-    if (key == "world" || key == "phases" || key == "engines" || key == "skipped")
-      continue;  // not in early checkpoints
-    EXPECT_EQ(refusal_of_state(less.dump()), "here/state.json has no " + name);
-  }
-  auto changed = good;
-  changed["meter"].erase("loss");
-  EXPECT_EQ(refusal_of_state(changed.dump()), "here/state.json: 'meter' has no 'loss'");
-  changed = good, changed["threads"] = 1000000;
-  EXPECT_NE(
-      refusal_of_state(changed.dump()).find("'threads' 1000000, wanted an integer from 0 to 4096"),
-      std::string::npos);
-}
-
-TEST(TrainState, IsRefusedAtEveryTruncationAndSurvivesEveryFlippedByte) {
-  const std::string good = to_json(some_state());
-  for (size_t size = 0; size + 2 < good.size(); ++size)
-    EXPECT_NE(refusal_of_state(good.substr(0, size)), "accepted") << size;
-  for (size_t i = 0; i < good.size(); ++i)
-    for (const char byte : {'\0', '"', '{', '9', '\xff'}) {
-      std::string changed = good;
-      changed[i] = byte;
-      refusal_of_state(changed);  // throws nothing else
-    }
-}
 
 TEST(Durations, AreReadAsPeopleWriteThem) {
   EXPECT_EQ(seconds_of("3h50m"), 13800);
@@ -366,13 +278,57 @@ TEST_F(TrainerRun, ReestimationAveragesTheStatisticsOfItsBatches) {
       for (size_t c = 0; c < 16; ++c) wanted[c] += double(norm.running_mean.data<float>()[c]) / 3;
     }
   }
-  norm.momentum = 0.25f, norm.frozen = true;
+  norm.momentum = 0.25f;
   norm.running_mean = Tensor::full({16}, 1000);
   Loader loader(set, train_loader_spec(experiment_));
   reestimate_statistics(*model, loader, 7, 3, ForwardMode::float32);
   for (size_t c = 0; c < 16; ++c) EXPECT_NEAR(norm.running_mean.data<float>()[c], wanted[c], 1e-4);
   EXPECT_EQ(norm.momentum, 0.25f);
-  EXPECT_TRUE(norm.frozen);
+}
+
+TEST_F(TrainerRun, ReestimationLeavesFrozenStatisticsAndStepsThatFollowTheLargestValue) {
+  read("train: {batch: 16}\nquant: {weights: {kind: minmax}, activations: {kind: minmax}}\n");
+  const auto set = make_dataset(dataset_spec(experiment_), Split::train);
+  const auto model = build_model(experiment_, *set);
+  Loader loader(set, train_loader_spec(experiment_));
+  calibrate(*model, loader, 1, ForwardMode::int8);
+  const auto norms = norms_of(*model);
+  norms.at(1)->frozen = true;
+  const auto values = [&] {
+    std::map<std::string, std::vector<float>> all;
+    for (const auto& [name, tensor] : saved_state(*model)) all[name] = tensor.to_vector<float>();
+    return all;
+  };
+  const auto before = values();
+  reestimate_statistics(*model, loader, 1, 2, ForwardMode::int8);
+  const std::string frozen = "layer1.0.bn1.running_";
+  int moved = 0;
+  for (const auto& [name, value] : values()) {
+    const bool moves = name.find(".running_") != std::string::npos && !name.starts_with(frozen);
+    EXPECT_EQ(value != before.at(name), moves) << name;
+    moved += moves;
+  }
+  EXPECT_EQ(moved, 2 * int(norms.size() - 1));
+  EXPECT_TRUE(before.contains(frozen + "mean"));
+  EXPECT_TRUE(norms.at(1)->frozen);
+}
+
+// Two epochs of two steps; statistics are frozen after the first.
+TEST_F(TrainerRun, StatisticsThatAreFrozenAreNotReestimated) {
+  read(
+      "train: {batch: 16, float: {epochs: 0}, qat: {epochs: 2, lr: 0.01}}\n"
+      "quant: {calibration: {batches: 1}, bn: {freeze_at: 0.5, reestimate_batches: 2}}\n"
+      "checkpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n");
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.limit_train_batches = 2, .show_progress = false});
+  trainer.open(&run, {});
+  const StopRequests requests;
+  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  const auto means = values_by_step(run, "bn1.running_mean", 4);
+  ASSERT_EQ(means.size(), 4u);
+  EXPECT_NE(means[0], means[1]);
+  EXPECT_EQ(means[1], means[2]);
+  EXPECT_EQ(means[1], means[3]) << "the evaluation after the last step measured them anew";
 }
 
 // On pictures of 32 pixels, the last stage being one pixel. What was trained is the program: its
