@@ -63,8 +63,8 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
   state.library = fields.text("library");
   if (fields.has("isa")) state.isa = fields.text("isa");
   if (fields.has("backward")) state.backward = fields.text("backward");
-  if (fields.has("steps_per_epoch")) state.steps_per_epoch = fields.count("steps_per_epoch");
-  if (fields.has("training_pictures")) state.training_pictures = fields.count("training_pictures");
+  if (fields.has("steps_per_epoch")) state.steps_per_epoch = count("steps_per_epoch");
+  if (fields.has("training_pictures")) state.training_pictures = count("training_pictures");
   if (fields.has("engines")) state.engines = fields.texts_by_name("engines");
   if (fields.has("phases")) state.phases = fields.texts("phases");
   state.at = {.phase = count("phase"),

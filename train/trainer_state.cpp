@@ -430,10 +430,23 @@ void Trainer::listing_bad_samples(const std::function<void()>& work) const {
   }
 }
 
+// A rank that meets too many ends by itself; here those of all ranks count.
 void Trainer::write_bad_samples() {
-  std::string text = lines_of({train_set_, test_set_});
-  if (!ranks_.alone()) text = lines_of_all(gathered(ranks_, text, "unreadable pictures"));
-  if (!text.empty() && folder_) add_lines(folder_->file("bad_samples.txt"), text);
+  std::string text, too_many;
+  for (const auto& set : {train_set_, test_set_}) {
+    std::string lines = lines_of({set});
+    if (!ranks_.alone()) lines = lines_of_all(gathered(ranks_, lines, "unreadable pictures"));
+    const auto bad = std::count(lines.begin(), lines.end(), '\n');
+    if (double(bad) > experiment_.data.max_bad_fraction * double(set->size()))
+      too_many = std::to_string(bad) + " of " + std::to_string(set->size()) +
+                 " pictures are bad, more than data.max_bad_fraction allows; one of them: " +
+                 lines.substr(0, lines.find('\n'));
+    text += lines;
+  }
+  by_writer(ranks_, "the list of bad pictures", [&] {
+    if (!text.empty() && folder_) add_lines(folder_->file("bad_samples.txt"), text);
+  });
+  if (!too_many.empty()) throw DataError(too_many);
 }
 
 // A run that was complete when it was continued is looked at once more.

@@ -77,6 +77,30 @@ TEST_F(WriterMpi, AFullDiskUnderTheLogIsTheErrorOfAllRanks) {
   EXPECT_EQ(count_of("No space left", full.output), 1u) << full.output;
 }
 
+// ---- pictures that cannot be read ----
+
+class BadPicturesMpi : public RanksTest {};
+
+// Two of 24, one in the half of each rank: fewer than a tenth for each alone.
+TEST_F(BadPicturesMpi, ThoseOfAllRanksAreListedAndCount) {
+  const std::string pictures = picture_folder();
+  write("pictures/test/apple/3.ppm", "P6 is all there is");
+  write("pictures/test/pear/3.ppm", "P6 is all there is");
+  const auto job = [&](const std::string& fraction, const std::string& name) {
+    return small({"data.kind=imagefolder", "data.path=" + pictures, "data.on_error=skip",
+                  "data.max_bad_fraction=" + fraction, "train.qat.epochs=0"},
+                 name);
+  };
+  const Result few = run_on(2, job("0.1", "few"));
+  EXPECT_EQ(few.code, 0) << few.output;
+  const std::string list = read(path("runs/few/bad_samples.txt"));
+  EXPECT_NE(list.find("apple/3.ppm"), std::string::npos) << list;
+  EXPECT_NE(list.find("pear/3.ppm"), std::string::npos) << list;
+  const Result many = run_on(2, job("0.05", "many"));
+  EXPECT_FAILS(many, 3, "2 of 24 pictures are bad", "data.max_bad_fraction");
+  EXPECT_EQ(count_of("2 of 24 pictures are bad", many.output), 1u) << many.output;
+}
+
 // ---- the comparison of ranks ----
 
 class ComparisonMpi : public RanksTest {};
