@@ -363,7 +363,6 @@ void Trainer::calibrate_now() {
 
 void Trainer::save(std::optional<double> score) {
   read_gpu();
-  write_bad_samples();
   note("saving");
   meet(options_.simulation, ranks_, Simulation::Place::save);
   by_writer(ranks_, "saving", [&] {
@@ -381,6 +380,7 @@ void Trainer::save(std::optional<double> score) {
     folder_->write_status(
         {.state = RunState::running, .step = state_.at.steps_done, .exit_code = {}, .message = ""});
   });
+  write_bad_samples();  // which may end the run
 }
 
 std::string Trainer::what_was_evaluated() const {
