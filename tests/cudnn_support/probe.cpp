@@ -56,8 +56,7 @@ ConvolutionRequest requested(ConvolutionPass pass, ProductType type, Conv2dShape
 }
 
 // The first candidate that becomes a plan, in words; "" where none does. What NVRTC compiles for
-// the described device is compiled: this needs a driver's library or the toolkit's stub of it, no
-// GPU.
+// the described device is compiled: something in the driver's place must load it (driver.cmake).
 std::string first_plan_of(const std::vector<cudnn::Candidate>& candidates,
                           const cudnn::Descriptor& device) {
   for (const cudnn::Candidate& candidate : candidates)
