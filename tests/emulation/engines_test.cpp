@@ -2,8 +2,11 @@
 // loops on the emulated GPU in cuDNN's place: some of them wrong, each as fast as it claims.
 #include <gmock/gmock.h>
 
+#include <set>
+
 #include "core/library/convert.h"
 #include "core/library/cuda/code_engines.h"
+#include "core/library/cuda/engine_runs.h"
 #include "core/library/cuda/real_engines.h"
 #include "core/library/cuda/trial.h"
 #include "tests/core/library/cases.h"
@@ -54,6 +57,128 @@ TEST_F(Engines, TheFastestOfTheRightOnesConvolvesCodes) {
   EXPECT_EQ(convolve(*engines_with(plain), shape), "loops right");
   EXPECT_EQ(plain->asked[0].shape.c, 16) << "channels are padded to what engines read at a time";
   EXPECT_EQ(plain->ran.back(), "right");
+}
+
+// Sums beyond 2^24: random signs keep partial sums far below.
+TEST_F(Engines, AnEngineThatAddsInF32IsRefusedWhereSumsLeaveItsBits) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "in f32", .seconds = 1, .mistake = PlainEngine::in_f32},
+                               {.name = "exact", .seconds = 2}});
+  const auto engines = engines_with(plain);
+  const Conv2dShape few{.n = 2, .h = 3, .w = 3, .c = 1024, .k = 8, .r = 1, .s = 1};
+  Conv2dShape many = few;
+  many.c = 1152;
+  EXPECT_EQ(convolve(*engines, few), "loops in f32") << "its sums are exact";
+  EXPECT_EQ(convolve(*engines, many), "loops exact");
+}
+
+TEST_F(Engines, OneThatCannotBeHadOrFailsOrWantsTooMuchIsPassedOver) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "gone", .mistake = PlainEngine::not_there},
+                               {.name = "large", .workspace = most_workspace + 1},
+                               {.name = "failing", .mistake = PlainEngine::fails},
+                               {.name = "right", .seconds = 3}});
+  EXPECT_EQ(convolve(*engines_with(plain), shape), "loops right");
+  EXPECT_THAT(plain->ran, ::testing::Each("right"));
+
+  plain->ran.clear();
+  const Tensor x = codes_of(shape.x_shape(), {-7, 7}, Fill::uniform, 1),
+               w = codes_of(shape.w_shape(), {-7, 7}, Fill::uniform, 2);
+  const Tensor wanted = library_by_name("reference")->conv2d(to_float(x), to_float(w), shape);
+  RealEngines reals(open_matrix_products(), plain, int64_t{1} << 20);
+  const ConvolutionRequest request{ConvolutionPass::forward, ProductType::f32, shape};
+  const GpuStream gpu;
+  Tensor y;
+  {
+    const UseStream use(gpu.stream());
+    y = reals.run(request, to_gpu(x, gpu.stream()), to_gpu(w, gpu.stream()));
+  }
+  EXPECT_EQ(difference_in_bits(to_host(y, gpu.stream()), wanted), "");
+  EXPECT_THAT(plain->ran, ::testing::ElementsAre("right"));
+  const EngineChoices kept{{text_of(request), "loops right"}};
+  EXPECT_EQ(reals.choices(), kept);
+}
+
+TEST_F(Engines, ProductsDoWhereAllEnginesFail) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "one", .mistake = PlainEngine::fails},
+                               {.name = "two", .mistake = PlainEngine::fails}});
+  EXPECT_THAT(convolve(*engines_with(plain), shape), ::testing::StartsWith("cuBLASLt"));
+  RealEngines reals(open_matrix_products(), plain, int64_t{1} << 20);
+  const ConvolutionRequest request{ConvolutionPass::forward, ProductType::f32, shape};
+  reals.take({{text_of(request), "loops two"}});
+  const GpuStream gpu;
+  const Tensor x = to_gpu(numbers(shape.x_shape(), 1), gpu.stream()),
+               w = to_gpu(numbers(shape.w_shape(), 2), gpu.stream());
+  const UseStream use(gpu.stream());
+  reals.run(request, x, w);
+  EXPECT_THAT(reals.choices().at(text_of(request)), ::testing::StartsWith("cuBLASLt"));
+  gpu.synchronize();
+}
+
+// Each engine that is made ready may cost a compilation.
+TEST_F(Engines, OnlyThoseThatAreNeededAreMadeReady) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "first"}, {.name = "second"}, {.name = "third"}});
+  const ConvolutionRequest request{ConvolutionPass::forward, ProductType::f32, shape};
+  const GpuStream gpu;
+  const Tensor x = to_gpu(numbers(shape.x_shape(), 1), gpu.stream()),
+               w = to_gpu(numbers(shape.w_shape(), 2), gpu.stream());
+  const auto made_ready = [&](const EngineChoices& earlier) {
+    plain->prepared.clear();
+    RealEngines reals(open_matrix_products(), plain, int64_t{1} << 20);
+    reals.take(earlier);
+    const UseStream use(gpu.stream());
+    reals.run(request, x, w);
+    gpu.synchronize();
+    return plain->prepared;
+  };
+  EXPECT_THAT(made_ready({}), ::testing::ElementsAre("first"));
+  EXPECT_THAT(made_ready({{text_of(request), "loops third"}}), ::testing::ElementsAre("third"));
+
+  const auto earlier = engines_with(plain);
+  convolve(*earlier, shape);
+  EXPECT_EQ(plain->prepared.size(), 3u) << "codes try them all";
+  plain->prepared.clear();
+  const auto resumed = engines_with(plain);
+  resumed->take({{earlier->choices().begin()->first, "loops second"}});
+  EXPECT_EQ(convolve(*resumed, shape), "loops second");
+  EXPECT_THAT(plain->prepared, ::testing::ElementsAre("second"));
+}
+
+// Whichever allocation of a trial fails.
+TEST_F(Engines, ATrialThatFindsNoMemoryLeavesAnotherEngineOrProducts) {
+  const Tensor x = codes_of(shape.x_shape(), {-127, 127}, Fill::uniform, 1),
+               w = codes_of(shape.w_shape(), {-127, 127}, Fill::uniform, 2);
+  std::set<std::string> chosen;
+  for (int nth = 1; nth < 60; ++nth) {
+    start(unsigned(nth));
+    const auto plain =
+        std::make_shared<PlainConvolutions>(std::vector<PlainEngine>{{.name = "right"}});
+    const auto engines = engines_with(plain);
+    const GpuStream gpu;
+    const Tensor there = to_gpu(x, gpu.stream()), weights = to_gpu(w, gpu.stream());
+    const UseStream use(gpu.stream());
+    emulator::fail_allocation(nth);
+    EXPECT_NO_THROW(chosen.insert(engines->name_for(there, weights, shape))) << nth;
+    emulator::fail_allocation(0);
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess) << nth;
+    gpu.synchronize();
+  }
+  EXPECT_EQ(chosen.size(), 2u) << "the engine, and products where it could not be tried";
+}
+
+TEST_F(Engines, ATimeIsThatOfAGraphsWork) {
+  const GpuStream gpu;
+  const UseStream use(gpu.stream());
+  int calls = 0;
+  const double seconds = measured_on_stream([&] {
+    ++calls;
+    const Tensor passing = Tensor::zeros({100}, DType::f32);
+  });
+  EXPECT_GT(seconds, 0);
+  EXPECT_EQ(calls, 11) << "one before, ten recorded; the graph runs twice";
+  EXPECT_EQ(gpu_reserved_bytes(), 400u) << "the first call's; the graph's are given back";
 }
 
 TEST_F(Engines, ProductsConvolveWhereTheyAreFastestOrAlone) {

@@ -1,9 +1,13 @@
 // tests/emulation/plain_convolutions.h -- plain loops on the emulated GPU in cuDNN's place: as many
 // engines as asked for, each as fast as it claims, some of them wrong.
 #pragma once
+#include <cuda_runtime_api.h>
+
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -16,21 +20,33 @@ namespace qt {
 struct PlainEngine {
   std::string name;
   double seconds = 1;
-  enum { right, adds_one, forgets_the_last } mistake = right;
+  // not_there: it cannot be made ready; fails: it cannot be enqueued, which CUDA notes; in_f32: for
+  // codes, every partial sum is rounded to f32.
+  enum { right, adds_one, forgets_the_last, in_f32, not_there, fails } mistake = right;
+  size_t workspace = 64;
 };
 
 class PlainConvolutions final : public Convolutions {
  public:
   explicit PlainConvolutions(std::vector<PlainEngine> engines) : plain_(std::move(engines)) {
-    for (const PlainEngine& engine : plain_) engines_.push_back({engine.name, 64});
+    for (const PlainEngine& engine : plain_) names_.push_back(engine.name);
   }
   std::string name() const override { return "loops"; }
-  const std::vector<ConvolutionEngine>& engines(const ConvolutionRequest& request) override {
+  const std::vector<std::string>& engines(const ConvolutionRequest& request) override {
     asked.push_back(request);
-    return engines_;
+    return names_;
+  }
+  std::optional<size_t> prepare(const ConvolutionRequest&, size_t engine) override {
+    prepared.insert(plain_[engine].name);
+    if (plain_[engine].mistake == PlainEngine::not_there) return {};
+    return plain_[engine].workspace;
   }
   void run(const ConvolutionRequest& request, size_t engine, const void* first, const void* second,
            void* result, void* workspace, Stream stream) override {
+    if (plain_[engine].mistake == PlainEngine::fails) {
+      static_cast<void>(cudaSetDevice(99));
+      throw InternalError("loops fail on purpose");
+    }
     last = plain_[engine].seconds;
     ran.push_back(plain_[engine].name);
     types.push_back(request.type);
@@ -38,7 +54,8 @@ class PlainConvolutions final : public Convolutions {
     emulator::enqueue_library_work(stream, [=] {
       const UseStream on_host(Stream{});
       memset(workspace, 0x11, 64);
-      const Tensor y = computed(request, first, second);
+      const Tensor y = mistake == PlainEngine::in_f32 ? added_in_f32(request.shape, first, second)
+                                                      : computed(request, first, second);
       if (request.type == ProductType::bf16) {
         for (int64_t i = 0; i < y.elements(); ++i)
           static_cast<BFloat16*>(result)[i] = BFloat16(y.data<float>()[i]);
@@ -51,6 +68,7 @@ class PlainConvolutions final : public Convolutions {
   }
 
   std::vector<ConvolutionRequest> asked;
+  std::set<std::string> prepared;  // names
   std::vector<std::string> ran;    // names, a call each
   std::vector<ProductType> types;  // of the same calls
   double last = 0;                 // what the latest work takes; 0: not ours
@@ -82,8 +100,20 @@ class PlainConvolutions final : public Convolutions {
     return type == DType::i8 ? plain.conv2d_codes(x, w, s, CodePath::integer)
                              : plain.conv2d(x, w, s);
   }
+  // A 1x1 convolution of codes.
+  static Tensor added_in_f32(const Conv2dShape& s, const void* x, const void* w) {
+    Tensor y = Tensor::empty(s.y_shape(), DType::f32);
+    for (int64_t pixel = 0; pixel < s.n * s.h * s.w; ++pixel)
+      for (int64_t k = 0; k < s.k; ++k) {
+        float& sum = y.data<float>()[pixel * s.k + k] = 0;
+        for (int64_t c = 0; c < s.c; ++c)
+          sum += float(static_cast<const int8_t*>(x)[pixel * s.c + c]) *
+                 float(static_cast<const int8_t*>(w)[k * s.c + c]);
+      }
+    return y;
+  }
   std::vector<PlainEngine> plain_;
-  std::vector<ConvolutionEngine> engines_;
+  std::vector<std::string> names_;
 };
 
 constexpr double seconds_of_products = 5;

@@ -2,14 +2,15 @@
 // codes.
 #include "core/library/cuda/code_engines.h"
 
-#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <utility>
 
 #include "core/base/log.h"
 #include "core/device/cuda/handle.h"
+#include "core/device/gpu.h"
 #include "core/library/columns.h"
+#include "core/library/cuda/engine_runs.h"
 #include "core/library/cuda/integer.h"
 #include "core/library/cuda/trial.h"
 
@@ -18,6 +19,13 @@ namespace {
 
 // cuDNN's good int8 engines read 16 channels at a time.
 constexpr int64_t channel_packet = 16;
+
+// How many engines are worth a timing; those further down were never the fastest in what NVIDIA
+// publishes of its heuristics, and each costs a compilation.
+constexpr size_t engines_tried = 6;
+
+// Sums of so many products of codes fit the 24 bits of f32 whatever the codes are.
+constexpr int64_t exact_in_f32 = (int64_t{1} << 24) / (128 * 128);
 
 std::string milliseconds(double seconds) {
   char text[32];
@@ -54,16 +62,25 @@ ConvolutionRequest request_for(const Conv2dShape& shape) {
 
 double measured_on_stream(const std::function<void()>& enqueue) {
   constexpr int times = 10;
-  const auto wait = [] {
-    check_cuda(cudaStreamSynchronize(handle(current_stream())), "cudaStreamSynchronize");
-  };
-  enqueue();
-  wait();
-  const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < times; ++i) enqueue();
-  wait();
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-  return taken.count() / times;
+  const Stream stream = current_stream();
+  double seconds = 0;
+  enqueue();  // a kernel is loaded when it is first used
+  {
+    const GpuGraph graph(stream, [&] {
+      for (int i = 0; i < times; ++i) enqueue();
+    });
+    graph.launch(stream);  // which finds the memory it works in
+    GpuEvent begin(true), end(true);
+    begin.record(stream);
+    graph.launch(stream);
+    end.record(stream);
+    end.synchronize();
+    seconds = end.seconds_since(begin) / times;
+  }
+  int gpu = 0;
+  check_cuda(cudaGetDevice(&gpu), "cudaGetDevice");
+  check_cuda(cudaDeviceGraphMemTrim(gpu), "cudaDeviceGraphMemTrim");
+  return seconds;
 }
 
 CodeEngines::CodeEngines(std::shared_ptr<MatrixProducts> products,
@@ -110,10 +127,33 @@ size_t CodeEngines::choose(const Conv2dShape& shape) {
 
 struct CodeEngines::Trial {
   Tensor x, w, wanted;
-  std::function<void()> by_products;
 };
 
+std::vector<CodeEngines::Trial> CodeEngines::trials_of(const Conv2dShape& shape) {
+  std::vector<Trial> trials;
+  const auto add = [&](TrialCodes codes) {
+    Trial t{
+        codes_for_trial(shape.x_shape(), codes, 1), codes_for_trial(shape.w_shape(), codes, 2), {}};
+    t.wanted = conv2d_as_products(t.x, t.w, shape);
+    trials.push_back(t);
+  };
+  add(TrialCodes::both_ends);
+  if (shape.r * shape.s * shape.c > exact_in_f32) add(TrialCodes::upper_end);
+  return trials;
+}
+
 size_t CodeEngines::chosen_for(const ConvolutionRequest& request, const Conv2dShape& shape) {
+  try {
+    return tried(request, shape);
+  } catch (const Error& error) {  // no memory for a trial, or products that cannot be timed
+    static_cast<void>(cudaGetLastError());
+    log::warn(text_of(request) + ": " + products_->name() +
+              "; engines cannot be tried: " + error.what());
+    return as_products;
+  }
+}
+
+size_t CodeEngines::tried(const ConvolutionRequest& request, const Conv2dShape& shape) {
   const std::string what = text_of(request) + ": ";
   const std::string* const earlier = chosen_.earlier(request);
   const auto engine = earlier ? names().find(request, *earlier) : std::nullopt;
@@ -122,56 +162,60 @@ size_t CodeEngines::chosen_for(const ConvolutionRequest& request, const Conv2dSh
               (engine ? " as before" : "; " + convolutions_->name() + " has no engine"));
     return as_products;
   }
-  Trial trial{codes_for_trial(shape.x_shape(), 1), codes_for_trial(shape.w_shape(), 2), {}, {}};
-  trial.by_products = [&] { conv2d_as_products(trial.x, trial.w, shape); };
-  trial.wanted = conv2d_as_products(trial.x, trial.w, shape);
-  if (engine && is_exact(request, *engine, trial)) {
+  const std::vector<Trial> trials = trials_of(shape);
+  if (engine && is_ready(*convolutions_, request, *engine) && is_exact(request, *engine, trials)) {
     log::info(what + *earlier + " as before");
     return *engine;
   }
   if (earlier && !engine) log::warn(what + *earlier + " is not here; the engine is chosen anew");
-  return fastest(request, trial);
+  return fastest(request, shape, trials);
 }
 
-bool CodeEngines::is_exact(const ConvolutionRequest& request, size_t engine, const Trial& trial) {
-  const auto refuse = [&](const std::string& why) {
-    log::warn(text_of(request) + ": " + names().of(request, engine) + why);
+bool CodeEngines::is_exact(const ConvolutionRequest& request, size_t engine,
+                           const std::vector<Trial>& trials) {
+  for (const Trial& trial : trials) {
+    const Tensor y = unwritten_floats(request.shape.y_shape());
+    bool equal = false;
+    const auto compare = [&] {
+      run(request, engine, trial.x, trial.w, y);
+      equal = are_equal(y, trial.wanted);
+    };
+    if (!succeeds(*convolutions_, request, engine, compare)) return false;
+    if (equal) continue;
+    log::warn(text_of(request) + ": " + names().of(request, engine) +
+              " does not give the exact sums and is not used");
     return false;
-  };
-  const Tensor y = unwritten_floats(request.shape.y_shape());
-  try {
-    run(request, engine, trial.x, trial.w, y);
-  } catch (const InternalError& error) {
-    return refuse(std::string(" is not used: ") + error.what());
   }
-  return are_equal(y, trial.wanted) || refuse(" does not give the exact sums and is not used");
+  return true;
 }
 
-size_t CodeEngines::fastest(const ConvolutionRequest& request, const Trial& trial) {
-  size_t best = as_products;
-  double best_seconds = measure_(trial.by_products);
-  std::string tried = products_->name() + " " + milliseconds(best_seconds);
+size_t CodeEngines::fastest(const ConvolutionRequest& request, const Conv2dShape& shape,
+                            const std::vector<Trial>& trials) {
+  const Trial& trial = trials.front();
+  size_t best = as_products, ready = 0;
+  double best_seconds = measure_([&] { conv2d_as_products(trial.x, trial.w, shape); });
+  std::string timed = products_->name() + " " + milliseconds(best_seconds);
   const Tensor y = unwritten_floats(request.shape.y_shape());
-  for (size_t i = 0; i < convolutions_->engines(request).size(); ++i) {
-    if (!is_exact(request, i, trial)) continue;
-    const double seconds = measure_([&] { run(request, i, trial.x, trial.w, y); });
-    tried += "; " + names().of(request, i) + " " + milliseconds(seconds);
+  const size_t count = convolutions_->engines(request).size();
+  for (size_t i = 0; i < count && ready < engines_tried; ++i) {
+    if (!is_ready(*convolutions_, request, i)) continue;
+    ++ready;
+    double seconds = 0;
+    const auto measure = [&] { seconds = measure_([&] { run(request, i, trial.x, trial.w, y); }); };
+    if (!is_exact(request, i, trials) || !succeeds(*convolutions_, request, i, measure)) continue;
+    timed += "; " + names().of(request, i) + " " + milliseconds(seconds);
     if (seconds >= best_seconds) continue;
     best = i;
     best_seconds = seconds;
   }
-  log::info(text_of(request) + ": " + names().of(request, best) + " (" + tried + ")");
+  log::info(text_of(request) + ": " + names().of(request, best) + " (" + timed + ")");
   return best;
 }
 
 void CodeEngines::run(const ConvolutionRequest& request, size_t engine, const Tensor& x,
                       const Tensor& w, const Tensor& y) {
-  const Tensor wide_x = with_padded_channels(x, request.shape.c),
-               wide_w = with_padded_channels(w, request.shape.c);
-  const auto bytes = int64_t(convolutions_->engines(request)[engine].workspace);
-  const Tensor workspace = bytes ? Tensor::empty({bytes}, DType::u8) : Tensor();
-  convolutions_->run(request, engine, wide_x.raw(), wide_w.raw(), y.raw(), workspace.raw(),
-                     current_stream());
+  run_engine(*convolutions_, request, engine, with_padded_channels(x, request.shape.c),
+             with_padded_channels(w, request.shape.c), y);
 }
 
 }  // namespace qt

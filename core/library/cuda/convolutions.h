@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,24 +33,22 @@ struct ConvolutionRequest {
   bool operator<(const ConvolutionRequest& other) const { return key() < other.key(); }
 };
 
-// One way to compute it that the library says this GPU has.
-struct ConvolutionEngine {
-  std::string name;  // "engine 38 (choice 2)"
-  size_t workspace = 0;
-};
-
 // Thread safe. InternalError names the call.
 class Convolutions {
  public:
   virtual ~Convolutions() = default;
   // "cuDNN 9.19.0"
   virtual std::string name() const = 0;
-  // The engines for a request, what the library believes to be fastest first; empty where it has
-  // none that is deterministic and computes in the type asked for (f32 without tensor cores, no FFT
-  // and no Winograd). The same list each time, in the same order.
-  virtual const std::vector<ConvolutionEngine>& engines(const ConvolutionRequest& request) = 0;
-  // Enqueues engine number `engine` of that list. forward: first = x, second = w, result = y;
-  // backward_data: dy, w, dx; backward_weights: x, dy, dw. Addresses are multiples of 16 bytes.
+  // The names of the engines that the library says this GPU has for a request ("engine 38 (choice
+  // 2)"), what it believes to be fastest first; empty where it has none that is deterministic and
+  // computes in the type asked for (f32 without tensor cores, no FFT and no Winograd). The same
+  // list each time, in the same order. Nothing is compiled for it.
+  virtual const std::vector<std::string>& engines(const ConvolutionRequest& request) = 0;
+  // Makes engine number `engine` of that list ready to run, which may compile its kernel; once. The
+  // bytes of its workspace; nothing where the library cannot make it after all.
+  virtual std::optional<size_t> prepare(const ConvolutionRequest& request, size_t engine) = 0;
+  // Enqueues one that is ready. forward: first = x, second = w, result = y; backward_data: dy, w,
+  // dx; backward_weights: x, dy, dw. Addresses are multiples of 16 bytes.
   virtual void run(const ConvolutionRequest& request, size_t engine, const void* first,
                    const void* second, void* result, void* workspace, Stream stream) = 0;
 };

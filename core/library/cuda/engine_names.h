@@ -21,7 +21,7 @@ struct EngineNames {
   std::string of(const ConvolutionRequest& request, size_t engine) const {
     return engine == as_products
                ? products.name()
-               : convolutions->name() + " " + convolutions->engines(request).at(engine).name;
+               : convolutions->name() + " " + convolutions->engines(request).at(engine);
   }
   // Nothing where no engine for the request has this name.
   std::optional<size_t> find(const ConvolutionRequest& request, const std::string& name) const {
@@ -46,7 +46,8 @@ inline std::string text_of(const ConvolutionRequest& request) {
 // What was chosen, and what an earlier run had chosen.
 class ChosenEngines {
  public:
-  // The engine chosen before, or choose()'s. One thread at a time.
+  // The engine chosen before, or choose()'s, kept; as_products where that says nothing. One thread
+  // at a time.
   template <class Choose>
   size_t of(const ConvolutionRequest& request, Choose choose) {
     const std::lock_guard lock(mutex_);

@@ -101,9 +101,10 @@ class CudaLibrary final : public Library {
   Tensor real(const std::string& operation, const ConvolutionRequest& request, const Tensor& first,
               const Tensor& second) {
     check_place(operation);
+    Tensor result = reals_.run(request, first, second);
     if (LibraryTrace::active())
       note(operation, reals_.name_for(request), qt::name_of(request.type), request.shape.text());
-    return reals_.run(request, first, second);
+    return result;
   }
   Tensor codes(const std::string& operation, const Tensor& x, const Tensor& w,
                const Conv2dShape& shape) {

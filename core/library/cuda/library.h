@@ -12,7 +12,8 @@ namespace qt {
 
 // Seconds that the work takes, which is enqueued anew at each call.
 using Measure = std::function<double(const std::function<void()>& enqueue)>;
-// By the clock of the host, several at a time on current_stream(), after a first one.
+// On current_stream(), between events: of a recorded graph of several, as steps replay it, so that
+// what the host takes to enqueue them does not count.
 double measured_on_stream(const std::function<void()>& enqueue);
 
 struct CudaLibraryOptions {

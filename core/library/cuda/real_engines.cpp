@@ -3,6 +3,7 @@
 
 #include "core/base/log.h"
 #include "core/library/convert.h"
+#include "core/library/cuda/engine_runs.h"
 #include "core/library/cuda/real.h"
 
 namespace qt {
@@ -27,14 +28,20 @@ Shape result_shape(const ConvolutionRequest& request) {
 
 Tensor RealEngines::run(const ConvolutionRequest& request, const Tensor& first,
                         const Tensor& second) {
-  const size_t engine = engine_for(request);
-  if (engine == as_products) return run_as_products(request, first, second);
-  const Tensor a = operand(first, request.type), b = operand(second, request.type);
-  const auto bytes = int64_t(convolutions_->engines(request)[engine].workspace);
-  const Tensor workspace = bytes ? Tensor::empty({bytes}, DType::u8) : Tensor();
-  Tensor result = Tensor::empty(result_shape(request), operand_type(request.type));
-  convolutions_->run(request, engine, a.raw(), b.raw(), result.raw(), workspace.raw(),
-                     current_stream());
+  Tensor result;  // of the trial, where this is the first call
+  const size_t engine = chosen_.of(request, [&]() -> std::optional<size_t> {
+    return chosen_for(request, [&](size_t i) { result = run_by(i, request, first, second); });
+  });
+  if (result.defined()) return result;
+  return engine == as_products ? run_as_products(request, first, second)
+                               : run_by(engine, request, first, second);
+}
+
+Tensor RealEngines::run_by(size_t engine, const ConvolutionRequest& request, const Tensor& first,
+                           const Tensor& second) {
+  const Tensor a = operand(first, request.type), b = operand(second, request.type),
+               result = Tensor::empty(result_shape(request), operand_type(request.type));
+  run_engine(*convolutions_, request, engine, a, b, result);
   return to_float(result);
 }
 
@@ -51,27 +58,33 @@ Tensor RealEngines::run_as_products(const ConvolutionRequest& request, const Ten
   }
 }
 
-std::string RealEngines::name_for(const ConvolutionRequest& request) {
-  return names().of(request, engine_for(request));
-}
-
-size_t RealEngines::engine_for(const ConvolutionRequest& request) {
-  return chosen_.of(request, [&]() -> std::optional<size_t> {
-    const std::string what = text_of(request) + ": ";
-    if (const std::string* const earlier = chosen_.earlier(request)) {
-      if (const auto engine = names().find(request, *earlier)) {
-        log::info(what + *earlier + " as before");
-        return engine;
-      }
-      log::warn(what + *earlier + " is not here; from now on the last bits may differ");
+// What an engine's kernel does wrong later is for the whole program to end with; an engine that
+// cannot be enqueued leaves the next one.
+size_t RealEngines::chosen_for(const ConvolutionRequest& request,
+                               const std::function<void(size_t)>& run) {
+  const auto works = [&](size_t engine) {
+    return engine == as_products ||
+           (is_ready(*convolutions_, request, engine) &&
+            succeeds(*convolutions_, request, engine, [&] { run(engine); }));
+  };
+  const std::string what = text_of(request) + ": ";
+  if (const std::string* const earlier = chosen_.earlier(request)) {
+    const auto engine = names().find(request, *earlier);
+    if (engine && works(*engine)) {
+      log::info(what + *earlier + " as before");
+      return *engine;
     }
-    const bool has_engine = convolutions_ && !convolutions_->engines(request).empty();
-    const size_t engine = has_engine ? 0 : as_products;
-    const bool lacks = convolutions_ && !has_engine;
-    log::info(what + names().of(request, engine) +
-              (lacks ? "; " + convolutions_->name() + " has no engine" : ""));
+    log::warn(what + *earlier + " is not to be had; from now on the last bits may differ");
+  }
+  const size_t count = convolutions_ ? convolutions_->engines(request).size() : 0;
+  for (size_t engine = 0; engine < count; ++engine) {
+    if (!works(engine)) continue;
+    log::info(what + names().of(request, engine));
     return engine;
-  });
+  }
+  log::info(what + products_->name() +
+            (convolutions_ ? "; " + convolutions_->name() + " has no engine that runs" : ""));
+  return as_products;
 }
 
 }  // namespace qt

@@ -1,7 +1,8 @@
 // core/library/cuda/real_engines.h -- which engine convolves reals: the first deterministic one
-// that cuDNN names, or matrix products. Never by timing: other engines have other roundings, and a
-// run must give the same bits again.
+// that cuDNN names and that runs, or matrix products. Never by timing: other engines have other
+// roundings, and a run must give the same bits again.
 #pragma once
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -20,19 +21,26 @@ class RealEngines {
 
   // f32 results from f32 (or code) operands, which are converted to request.type: forward (x, w),
   // backward_data (dy, w), backward_weights (x, dy). An engine of bf16 rounds its results to bf16.
+  // The first call for a request tries engines until one can be enqueued, or takes products; it
+  // stays.
   Tensor run(const ConvolutionRequest& request, const Tensor& first, const Tensor& second);
   // The same by products alone: exact on integer-valued floats.
   Tensor run_as_products(const ConvolutionRequest& request, const Tensor& first,
                          const Tensor& second);
-  // What computes a request, for traces and logs.
-  std::string name_for(const ConvolutionRequest& request);
+  // What has computed a request, for traces and logs.
+  std::string name_for(const ConvolutionRequest& request) {
+    return names().of(request, chosen_.of(request, [] { return std::nullopt; }));
+  }
   // As Library's engine_choices and take_engines.
   EngineChoices choices() const { return chosen_.choices(names()); }
   void take(const EngineChoices& choices) { chosen_.take(choices); }
 
  private:
   EngineNames names() const { return {*products_, convolutions_.get()}; }
-  size_t engine_for(const ConvolutionRequest& request);
+  // The result of an engine.
+  Tensor run_by(size_t engine, const ConvolutionRequest& request, const Tensor& first,
+                const Tensor& second);
+  size_t chosen_for(const ConvolutionRequest& request, const std::function<void(size_t)>& run);
 
   std::shared_ptr<MatrixProducts> products_;
   std::shared_ptr<Convolutions> convolutions_;

@@ -10,11 +10,13 @@ namespace {
 
 struct TrialCode {
   uint32_t seed;
+  bool upper_end;
   QT_HD int8_t operator()(int64_t i) const {
     uint32_t u = (uint32_t(i) + seed) * 2654435769u;
     u ^= u >> 15;
     u *= 2246822519u;
     u ^= u >> 13;
+    if (upper_end) return u % 8 == 0 ? int8_t(126) : int8_t(127);
     if (u % 8 == 0) return int8_t(int(u >> 8) % 255 - 127);
     return u & 64u ? int8_t(127) : int8_t(-127);
   }
@@ -26,10 +28,11 @@ struct Differs {
 
 }  // namespace
 
-Tensor codes_for_trial(const Shape& shape, uint32_t seed) {
-  Tensor codes = Tensor::empty(shape, DType::i8);
-  generate(current_stream(), codes.elements(), TrialCode{seed}, codes.data<int8_t>());
-  return codes;
+Tensor codes_for_trial(const Shape& shape, TrialCodes codes, uint32_t seed) {
+  Tensor made = Tensor::empty(shape, DType::i8);
+  generate(current_stream(), made.elements(), TrialCode{seed, codes == TrialCodes::upper_end},
+           made.data<int8_t>());
+  return made;
 }
 
 Tensor unwritten_floats(const Shape& shape) {

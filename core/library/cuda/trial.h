@@ -1,12 +1,17 @@
 // core/library/cuda/trial.h -- what engines are tried on: codes at the ends of int8's range, made
 // and compared in GPU memory.
+//
+// both_ends: -127, 127 and now and then another: partial sums are small, one wrong product shows.
+// upper_end: 127 and now and then 126: sums are as large as they get, and their last bits differ,
+// so that one that f32 held on its way shows once it exceeds 2^24.
 #pragma once
 #include "core/tensor/tensor.h"
 
 namespace qt {
 
-// i8 of -127, 127 and now and then another, by position and seed.
-Tensor codes_for_trial(const Shape& shape, uint32_t seed);
+enum class TrialCodes { both_ends, upper_end };
+// i8, by position and seed.
+Tensor codes_for_trial(const Shape& shape, TrialCodes codes, uint32_t seed);
 // f32 with all bits set, so that what is not written shows.
 Tensor unwritten_floats(const Shape& shape);
 // Whether all elements of two f32 tensors are equal; NaN is equal to nothing. Waits for the stream.

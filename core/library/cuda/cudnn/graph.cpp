@@ -234,20 +234,14 @@ std::vector<Candidate> candidates(const ConvolutionRequest& request, const Descr
   return all;
 }
 
-std::vector<Plan> plans(const ConvolutionRequest& request, const Descriptor& device,
-                        size_t at_most) {
-  std::vector<Plan> usable;
-  for (const Candidate& candidate : candidates(request, device)) {
-    if (usable.size() == at_most) break;
-    Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    plan.refer(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, candidate.configuration)
-        .refer(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device);
-    if (plan.try_finalize() != CUDNN_STATUS_SUCCESS) continue;  // the next one, then
-    const auto workspace =
-        plan.get_one<int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64);
-    usable.push_back({{candidate.name, size_t(workspace)}, plan});
-  }
-  return usable;
+std::optional<Plan> plan_of(const Candidate& candidate, const Descriptor& device) {
+  Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+  plan.refer(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, candidate.configuration)
+      .refer(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device);
+  if (plan.try_finalize() != CUDNN_STATUS_SUCCESS) return {};
+  const auto workspace =
+      plan.get_one<int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64);
+  return Plan{size_t(workspace), plan};
 }
 
 }  // namespace qt::cudnn

@@ -1,6 +1,7 @@
 // core/library/cuda/cudnn/graph.h -- a convolution as cuDNN's operation graph, and the engines that
 // say they run it.
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,11 +34,12 @@ std::vector<Candidate> candidates(const ConvolutionRequest& request, const Descr
                                   std::vector<std::string>* refused = nullptr);
 
 struct Plan {
-  ConvolutionEngine engine;
+  size_t workspace = 0;
   Descriptor descriptor;  // CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, finalized
 };
-// The first candidates that become plans.
-std::vector<Plan> plans(const ConvolutionRequest& request, const Descriptor& device,
-                        size_t at_most);
+// A candidate's; nothing where cuDNN does not make one after all. It is for the device that it was
+// made for, whose handle cudnnBackendExecute is given: a plan's own attribute for a handle is
+// deprecated.
+std::optional<Plan> plan_of(const Candidate& candidate, const Descriptor& device);
 
 }  // namespace qt::cudnn

@@ -1,16 +1,17 @@
-// core/library/cuda/cudnn/module.cpp -- convolutions by cuDNN: a list of plans per request, kept.
+// core/library/cuda/cudnn/module.cpp -- convolutions by cuDNN: a list of candidates per request,
+// and the plans of those that were asked for, kept.
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/library/cuda/cudnn/graph.h"
 
 namespace qt::cudnn {
 namespace {
-
-// How many engines are worth a timing; those further down were never the fastest in what NVIDIA
-// publishes of its heuristics, and each costs a compilation.
-constexpr size_t engines_per_request = 6;
 
 class Cudnn final : public Convolutions {
  public:
@@ -27,17 +28,23 @@ class Cudnn final : public Convolutions {
            "." + std::to_string(version % 100);
   }
 
-  const std::vector<ConvolutionEngine>& engines(const ConvolutionRequest& request) override {
+  const std::vector<std::string>& engines(const ConvolutionRequest& request) override {
     const std::lock_guard lock(mutex_);
-    return prepared(request).engines;
+    return asked(request).names;
+  }
+
+  std::optional<size_t> prepare(const ConvolutionRequest& request, size_t engine) override {
+    const std::lock_guard lock(mutex_);
+    const std::optional<Plan>& plan = plan_for(request, engine);
+    return plan ? std::optional(plan->workspace) : std::nullopt;
   }
 
   void run(const ConvolutionRequest& request, size_t engine, const void* first, const void* second,
            void* result, void* workspace, Stream stream) override {
     const std::lock_guard lock(mutex_);
-    const Prepared& found = prepared(request);
-    QT_CHECK(engine < found.plans.size(), "cuDNN has no engine number " + std::to_string(engine) +
-                                              " for " + request.shape.text());
+    const std::optional<Plan>& plan = plan_for(request, engine);
+    const std::string name = asked(request).names[engine] + " for " + request.shape.text();
+    QT_CHECK(plan, "cuDNN has no plan of " + name);
     Descriptor arguments(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     arguments
         .set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64,
@@ -48,31 +55,43 @@ class Cudnn final : public Convolutions {
     arguments.finalize("the addresses of " + request.shape.text());
     const auto handle = static_cast<cudnnHandle_t>(handle_.get());
     check(cudnnSetStream(handle, static_cast<cudaStream_t>(stream.cuda)), "cudnnSetStream");
-    check(cudnnBackendExecute(handle, found.plans[engine].descriptor.get(), arguments.get()),
-          "cudnnBackendExecute of " + found.engines[engine].name + " for " + request.shape.text());
+    check(cudnnBackendExecute(handle, plan->descriptor.get(), arguments.get()),
+          "cudnnBackendExecute of " + name);
   }
 
  private:
-  struct Prepared {
-    std::vector<Plan> plans;
-    std::vector<ConvolutionEngine> engines;
+  struct Asked {
+    std::vector<Candidate> candidates;
+    std::vector<std::string> names;
+    std::map<size_t, std::optional<Plan>> plans;  // by number
   };
   // Never dropped, so that a reference stays good.
-  const Prepared& prepared(const ConvolutionRequest& request) {
+  Asked& asked(const ConvolutionRequest& request) {
     auto& entry = requests_[request];
-    if (!entry) {
-      auto made = std::make_unique<Prepared>();
-      made->plans = plans(request, device_, engines_per_request);
-      for (const Plan& plan : made->plans) made->engines.push_back(plan.engine);
-      entry = std::move(made);
+    if (entry) return *entry;
+    auto made = std::make_unique<Asked>();
+    try {
+      made->candidates = candidates(request, device_);
+    } catch (const InternalError&) {  // a graph that cuDNN refuses has no engines
     }
+    for (const Candidate& candidate : made->candidates) made->names.push_back(candidate.name);
+    entry = std::move(made);
     return *entry;
+  }
+  const std::optional<Plan>& plan_for(const ConvolutionRequest& request, size_t engine) {
+    Asked& found = asked(request);
+    QT_CHECK(
+        engine < found.candidates.size(),
+        "cuDNN has no engine number " + std::to_string(engine) + " for " + request.shape.text());
+    const auto plan = found.plans.find(engine);
+    if (plan != found.plans.end()) return plan->second;
+    return found.plans[engine] = plan_of(found.candidates[engine], device_);
   }
 
   Descriptor device_;
   std::shared_ptr<void> handle_;
   std::mutex mutex_;
-  std::map<ConvolutionRequest, std::unique_ptr<Prepared>> requests_;
+  std::map<ConvolutionRequest, std::unique_ptr<Asked>> requests_;
 };
 
 }  // namespace

@@ -1,0 +1,52 @@
+// core/library/cuda/engine_runs.cpp -- an engine of Convolutions at work.
+#include "core/library/cuda/engine_runs.h"
+
+#include <cuda_runtime_api.h>
+
+#include "core/base/error.h"
+#include "core/base/log.h"
+#include "core/library/cuda/engine_names.h"
+
+namespace qt {
+namespace {
+
+std::string text_of(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine) {
+  return text_of(request) + ": " + convolutions.name() + " " +
+         convolutions.engines(request).at(engine);
+}
+
+}  // namespace
+
+bool is_ready(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine) {
+  std::optional<size_t> workspace;
+  const auto prepare = [&] { workspace = convolutions.prepare(request, engine); };
+  if (!succeeds(convolutions, request, engine, prepare)) return false;
+  if (workspace && *workspace <= most_workspace) return true;
+  log::info(text_of(convolutions, request, engine) +
+            (workspace ? " is passed over: it wants a workspace of " + std::to_string(*workspace) +
+                             " bytes, at most " + std::to_string(most_workspace) + " are given"
+                       : std::string(" cannot be had after all")));
+  return false;
+}
+
+void run_engine(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine,
+                const Tensor& first, const Tensor& second, const Tensor& result) {
+  const auto bytes = int64_t(convolutions.prepare(request, engine).value());
+  const Tensor workspace = bytes ? Tensor::empty({bytes}, DType::u8) : Tensor();
+  convolutions.run(request, engine, first.raw(), second.raw(), result.raw(), workspace.raw(),
+                   current_stream());
+}
+
+bool succeeds(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine,
+              const std::function<void()>& work) {
+  try {
+    work();
+    return true;
+  } catch (const Error& error) {
+    static_cast<void>(cudaGetLastError());
+    log::warn(text_of(convolutions, request, engine) + " is not used: " + error.what());
+    return false;
+  }
+}
+
+}  // namespace qt
