@@ -7,8 +7,8 @@
 //       TYPE     s8, bf16, tf32, f32
 //       PASS     forward, backward_data, backward_weights
 //
-// Exit code: 0 where each convolution has an engine that the CUDA library would use, 1 where one
-// has none, 2 for arguments that mean nothing.
+// Exit code: 0 where each convolution has an engine that the CUDA library would use and that
+// becomes a plan, 1 where one has none, 2 for arguments that mean nothing.
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -55,14 +55,15 @@ ConvolutionRequest requested(ConvolutionPass pass, ProductType type, Conv2dShape
   return {pass, type, shape};
 }
 
-// Plans are made of the engines that are compiled already: the others would load their kernels.
-std::string first_of(const std::vector<cudnn::Candidate>& candidates,
-                     const ConvolutionRequest& request, const cudnn::Descriptor& device) {
-  const cudnn::Candidate& first = candidates[0];
-  if (first.compiled_when_asked_for) return first.name + ", compiled when asked for";
-  const auto plans = cudnn::plans(request, device, 1);
-  if (plans.empty()) return first.name + ", no plan";
-  return plans[0].engine.name + ", workspace " + std::to_string(plans[0].engine.workspace);
+// The first candidate that becomes a plan, in words; "" where none does. What NVRTC compiles for
+// the described device is compiled: something in the driver's place must load it (driver.cmake).
+std::string first_plan_of(const std::vector<cudnn::Candidate>& candidates,
+                          const cudnn::Descriptor& device) {
+  for (const cudnn::Candidate& candidate : candidates)
+    if (const auto plan = cudnn::plan_of(candidate, device))
+      return candidate.name + (candidate.compiled_when_asked_for ? ", compiled" : "") +
+             ", workspace " + std::to_string(plan->workspace);
+  return "";
 }
 
 int probe(const std::vector<Conv2dShape>& layers, const Sm& sm, ProductType type,
@@ -73,18 +74,15 @@ int probe(const std::vector<Conv2dShape>& layers, const Sm& sm, ProductType type
     const ConvolutionRequest request = requested(pass, type, layer);
     std::vector<std::string> refused;
     const auto candidates = cudnn::candidates(request, device, &refused);
-    without += candidates.empty();
-    printf("%s: %s%zu engines, %zu may not be used%s%s\n", layer.text().c_str(),
-           candidates.empty() ? "NOT SUPPORTED: " : "", candidates.size(), refused.size(),
-           candidates.empty() ? "" : ", first: ",
-           candidates.empty() ? "" : first_of(candidates, request, device).c_str());
-    if (candidates.empty())
+    const std::string first = first_plan_of(candidates, device);
+    without += first.empty();
+    printf("%s: %zu engines, %zu may not be used, %s%s\n", layer.text().c_str(), candidates.size(),
+           refused.size(), first.empty() ? "NO PLAN" : "first plan: ", first.c_str());
+    if (first.empty())
       for (const std::string& line : refused) printf("    %s\n", line.c_str());
   }
-  printf(
-      "%zu convolutions, %d without an engine (support answers of cuDNN %zu for sm_%d; nothing "
-      "ran)\n",
-      layers.size(), without, cudnnGetVersion(), sm.version / 10);
+  printf("%zu convolutions, %d without a plan (answers of cuDNN %zu for sm_%d; nothing ran)\n",
+         layers.size(), without, cudnnGetVersion(), sm.version / 10);
   return without ? 1 : 0;
 }
 
