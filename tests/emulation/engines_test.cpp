@@ -151,7 +151,7 @@ TEST_F(Engines, ATrialThatFindsNoMemoryLeavesAnotherEngineOrProducts) {
   const Tensor x = codes_of(shape.x_shape(), {-127, 127}, Fill::uniform, 1),
                w = codes_of(shape.w_shape(), {-127, 127}, Fill::uniform, 2);
   std::set<std::string> chosen;
-  for (int nth = 1; nth < 30; ++nth) {
+  for (int nth = 1; nth < 60; ++nth) {
     start(unsigned(nth));
     const auto plain =
         std::make_shared<PlainConvolutions>(std::vector<PlainEngine>{{.name = "right"}});
