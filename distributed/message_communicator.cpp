@@ -337,7 +337,8 @@ void MessageCommunicator::watch() {
   }
   const int gone = peers_->gone();
   peers_->poll();  // one that left may have said why
-  if (const std::string why = peers_->failure(); !why.empty()) return fail(why);
+  if (const std::string why = peers_->failure(); !why.empty())
+    return peers_->tells_of_a_loss() ? lose(why, {}) : fail(why);
   const OperationPointer oldest = active_.empty() ? nullptr : active_.front();
   if (gone >= 0)
     return lose(peers_->describe(gone, "is lost: its process is gone") + "; rank " +
@@ -352,22 +353,19 @@ void MessageCommunicator::watch() {
        peers_->culprit(missing));
 }
 
-void MessageCommunicator::fail(const std::string& message) {
+void MessageCommunicator::fail(const std::string& message, bool lost) {
   {
     const std::lock_guard lock(mutex_);
     if (!failure_.empty()) return;
-    failure_ = message;
+    failure_ = message, lost_ = lost;
   }
   failed_at_ = Clock::now();
   changed_.notify_all();
 }
 
-void MessageCommunicator::lose(const std::string& message, int rank) {
-  fail(message);
-  {
-    const std::lock_guard lock(mutex_);
-    lost_ = true;
-  }
+// rank: the one that is lost, where it is not another that tells of it.
+void MessageCommunicator::lose(const std::string& message, std::optional<int> rank) {
+  fail(message, true);
   for (int r = 0; r < rank_; ++r)
     if (r != rank && !peers_->is_gone(r) && !peers_->is_silent(r)) return;
   say(message);

@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "distributed/peers.h"
@@ -48,8 +49,8 @@ class MessageCommunicator : public Communicator {
   void work();
   bool advance_all();
   void watch();
-  void fail(const std::string& message);
-  void lose(const std::string& message, int rank);
+  void fail(const std::string& message, bool lost = false);
+  void lose(const std::string& message, std::optional<int> rank);
   void say(const std::string& message);
   [[noreturn]] void end_process(const Notice& state);
   void say_goodbye();

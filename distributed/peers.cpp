@@ -150,6 +150,10 @@ std::string Peers::failure() const {
   return describe(first_failed_, std::string("failed: ") + last.message.data());
 }
 
+bool Peers::tells_of_a_loss() const {
+  return first_failed_ >= 0 && exit_code_of(first_failed_) == int(ExitCode::peer_lost);
+}
+
 std::string Peers::describe(int rank, const std::string& what_happened) const {
   const Notice& last = peers_.at(rank).last;
   std::string text = "rank " + std::to_string(rank) + " of " + std::to_string(transport_.world());

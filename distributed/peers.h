@@ -51,6 +51,8 @@ class Peers {
 
   // "rank 2 of 4 failed at step 12, reading pictures: ..."; the first failure heard of.
   std::string failure() const;
+  // Whether that failure is itself the loss of a rank.
+  bool tells_of_a_loss() const;
   std::optional<int> exit_code_of(int rank) const;
   // The first peer on this host whose process is gone, -1 where there is none.
   int gone() const;

@@ -143,10 +143,11 @@ TEST(Communicator, ALossIsSaidAtOnceByTheFirstRankThatIsLeftAndNotAgain) {
     std::mutex mutex;
     std::vector<std::string> said;
     const auto work = [&](Communicator& ranks) {
-      ranks.on_loss([&, rank = ranks.rank()](int64_t step, const std::string& message) {
-        const std::lock_guard lock(mutex);
-        said.push_back(std::to_string(rank) + " at " + std::to_string(step) + ": " + message);
-      });
+      if (ranks.rank() != lost)
+        ranks.on_loss([&, rank = ranks.rank()](int64_t step, const std::string& message) {
+          const std::lock_guard lock(mutex);
+          said.push_back(std::to_string(rank) + " at " + std::to_string(step) + ": " + message);
+        });
       EXPECT_EQ(summed(ranks, {1}, "numbers")[0], 3);
       ranks.note(12, "backward");
       ranks.check();
@@ -168,8 +169,8 @@ TEST(Communicator, ALossIsSaidAtOnceByTheFirstRankThatIsLeftAndNotAgain) {
     };
     EXPECT_THROW(on_ranks(3, work, 1.0), PeerError);
     ASSERT_EQ(said.size(), 1u) << lost;
-    EXPECT_NAMES(said[0], std::string(lost == 0 ? "1" : "0") + " at 12: rank " +
-                              std::to_string(lost) + " of 3");
+    EXPECT_EQ(said[0].substr(0, 9), std::string(lost == 0 ? "1" : "0") + " at 12: ");
+    EXPECT_NAMES(said[0], "rank " + std::to_string(lost) + " of 3");
   }
 }
 
