@@ -91,6 +91,13 @@ RunStatus running_at(int64_t step) {
   return {.state = RunState::running, .step = step, .exit_code = {}, .message = ""};
 }
 
+RunStatus ended(const Trainer& trainer, bool stopped) {
+  return {.state = stopped ? RunState::stopped : RunState::done,
+          .step = trainer.steps_done(),
+          .exit_code = int(stopped ? ExitCode::stopped : ExitCode::done),
+          .message = stopped ? trainer.stop_reason() : ""};
+}
+
 // What STATUS.json says of the run until it goes on.
 void take_status(CurrentRun& run) {
   const std::optional<RunStatus> status = run.folder->status();
@@ -201,15 +208,9 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
     write_run_files(*run.folder, command, config_text, experiment, trainer, ranks);
   });
   const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;
-  const ExitCode code = stopped ? ExitCode::stopped : ExitCode::done;
-  by_writer(ranks, "the run's end", [&] {
-    run.folder->write_status({.state = stopped ? RunState::stopped : RunState::done,
-                              .step = trainer.steps_done(),
-                              .exit_code = int(code),
-                              .message = stopped ? trainer.stop_reason() : ""});
-  });
+  by_writer(ranks, "the run's end", [&] { run.folder->write_status(ended(trainer, stopped)); });
   if (!stopped && run.folder) print(last_line(trainer, *run.folder));
-  return code;
+  return stopped ? ExitCode::stopped : ExitCode::done;
 }
 
 }  // namespace qt
