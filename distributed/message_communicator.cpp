@@ -310,6 +310,7 @@ Notice MessageCommunicator::own_notice(Notice::Kind kind) const {
   notice.kind = kind;
   notice.step = step_;
   notice.operations = started_;
+  notice.lost = kind == Notice::Kind::failed ? lost_.value_or(-1) : -1;
   copy_text(activity_, notice.activity);
   return notice;
 }
@@ -338,7 +339,7 @@ void MessageCommunicator::watch() {
   const int gone = peers_->gone();
   peers_->poll();  // one that left may have said why
   if (const std::string why = peers_->failure(); !why.empty())
-    return peers_->tells_of_a_loss() ? lose(why, {}) : fail(why);
+    return peers_->lost() ? lose(why, *peers_->lost()) : fail(why);
   const OperationPointer oldest = active_.empty() ? nullptr : active_.front();
   if (gone >= 0)
     return lose(peers_->describe(gone, "is lost: its process is gone") + "; rank " +
@@ -353,7 +354,7 @@ void MessageCommunicator::watch() {
        peers_->culprit(missing));
 }
 
-void MessageCommunicator::fail(const std::string& message, bool lost) {
+void MessageCommunicator::fail(const std::string& message, std::optional<int> lost) {
   {
     const std::lock_guard lock(mutex_);
     if (!failure_.empty()) return;
@@ -363,9 +364,8 @@ void MessageCommunicator::fail(const std::string& message, bool lost) {
   changed_.notify_all();
 }
 
-// rank: the one that is lost, where it is not another that tells of it.
-void MessageCommunicator::lose(const std::string& message, std::optional<int> rank) {
-  fail(message, true);
+void MessageCommunicator::lose(const std::string& message, int rank) {
+  fail(message, rank);
   for (int r = 0; r < rank_; ++r)
     if (r != rank && !peers_->is_gone(r) && !peers_->is_silent(r)) return;
   say(message);
@@ -387,6 +387,7 @@ void MessageCommunicator::end_process(const Notice& state) {
   Notice words = state;
   words.kind = Notice::Kind::failed;
   words.exit_code = int(ExitCode::peer_lost);
+  words.lost = lost_.value_or(-1);
   copy_text(failure_, words.message);
   const auto until = Clock::now() + last_words;
   while (!peers_->tell_all(words) && Clock::now() < until) {

@@ -49,8 +49,8 @@ class MessageCommunicator : public Communicator {
   void work();
   bool advance_all();
   void watch();
-  void fail(const std::string& message, bool lost = false);
-  void lose(const std::string& message, std::optional<int> rank);
+  void fail(const std::string& message, std::optional<int> lost = {});
+  void lose(const std::string& message, int rank);
   void say(const std::string& message);
   [[noreturn]] void end_process(const Notice& state);
   void say_goodbye();
@@ -67,8 +67,8 @@ class MessageCommunicator : public Communicator {
   std::exception_ptr could_not_open_;
   std::deque<OperationPointer> new_;
   uint64_t started_ = 0;
-  std::string failure_;  // why nothing goes on
-  bool lost_ = false;    // and it is because a rank is lost
+  std::string failure_;      // why nothing goes on
+  std::optional<int> lost_;  // where that is the loss of a rank: which
   SayLoss say_loss_;
   std::string said_;  // by say_loss_
   Notice last_words_;

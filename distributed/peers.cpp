@@ -150,8 +150,10 @@ std::string Peers::failure() const {
   return describe(first_failed_, std::string("failed: ") + last.message.data());
 }
 
-bool Peers::tells_of_a_loss() const {
-  return first_failed_ >= 0 && exit_code_of(first_failed_) == int(ExitCode::peer_lost);
+std::optional<int> Peers::lost() const {
+  if (first_failed_ < 0) return {};
+  const Notice& last = peers_.at(first_failed_).last;
+  return last.lost >= 0 ? std::optional<int>(last.lost) : std::nullopt;
 }
 
 std::string Peers::describe(int rank, const std::string& what_happened) const {

@@ -29,6 +29,7 @@ struct Notice {
   enum class Kind : int32_t { alive, failed };
   Kind kind = Kind::alive;
   int32_t exit_code = 0;
+  int32_t lost = -1;  // of a failure that is the loss of a rank: which
   int64_t step = 0;
   uint64_t operations = 0;  // started so far
   std::array<char, 48> activity{};
@@ -51,8 +52,8 @@ class Peers {
 
   // "rank 2 of 4 failed at step 12, reading pictures: ..."; the first failure heard of.
   std::string failure() const;
-  // Whether that failure is itself the loss of a rank.
-  bool tells_of_a_loss() const;
+  // Where that failure is itself the loss of a rank: which.
+  std::optional<int> lost() const;
   std::optional<int> exit_code_of(int rank) const;
   // The first peer on this host whose process is gone, -1 where there is none.
   int gone() const;

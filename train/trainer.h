@@ -102,6 +102,7 @@ class Trainer {
   LogitsOf on_device(const LogitsOf& logits_of) const;
 
   // Beginning, saving, continuing, ending: trainer_state.cpp.
+  void open_log();
   void restore(const LoadedCheckpoint& from);
   void leave_behind(const LoadedCheckpoint& from) const;
   void check_position(const std::string& folder) const;

@@ -183,16 +183,8 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
     store_->prepare(bytes);
   });
   if (from) restore(*from);
-  log_ = std::make_unique<TrainingLog>(
-      experiment_,
-      TrainingLogOptions{.writes = ranks_.writes(),
-                         .run_folder = folder ? folder->path() : "",
-                         .resumed = folder && folder->resumed(),
-                         .show_progress = options_.show_progress,
-                         .steps_per_epoch = steps_per_epoch_,
-                         .total_steps = total_epochs() * steps_per_epoch_,
-                         .total_epochs = total_epochs()},
-      state_);
+  by_writer(ranks_, "opening the log", [&] { open_log(); });
+  if (!log_) open_log();  // which writes nothing
   log_->say(summary());
   if (from) {
     log_->say("continuing after step " + std::to_string(state_.at.steps_done) + " of " +
@@ -217,6 +209,19 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
   const bool within = state_.at.epoch + state_.at.step > 0;
   listing_bad_samples(
       [&] { begin_phase(within ? &from->content.tensors("optim.safetensors") : nullptr); });
+}
+
+void Trainer::open_log() {
+  log_ = std::make_unique<TrainingLog>(
+      experiment_,
+      TrainingLogOptions{.writes = ranks_.writes(),
+                         .run_folder = folder_ ? folder_->path() : "",
+                         .resumed = folder_ && folder_->resumed(),
+                         .show_progress = options_.show_progress,
+                         .steps_per_epoch = steps_per_epoch_,
+                         .total_steps = total_epochs() * steps_per_epoch_,
+                         .total_epochs = total_epochs()},
+      state_);
 }
 
 // That this config's training passes through where the checkpoint stands.

@@ -68,13 +68,11 @@ TEST_F(LossMpi, IsSaidAndWrittenDownWhileTheOthersCompute) {
 
 class WriterMpi : public RanksTest {};
 
-TEST_F(WriterMpi, AFullDiskUnderTheLogIsTheErrorOfAllRanks) {
-  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full on this system";
-  fs::create_directories(path("runs/run"));
-  fs::create_symlink("/dev/full", path("runs/run/metrics.jsonl"));
-  const Result full = run_on(2, small({"--resume=auto"}));
-  EXPECT_FAILS(full, 4, "metrics.jsonl", "No space left on device");
-  EXPECT_EQ(count_of("No space left", full.output), 1u) << full.output;
+TEST_F(WriterMpi, ALogThatCannotBeWrittenIsTheErrorOfAllRanks) {
+  fs::create_directories(path("runs/run/metrics.jsonl"));
+  const Result refused = run_on(2, small({"--resume=auto"}));
+  EXPECT_FAILS(refused, 4, "metrics.jsonl");
+  EXPECT_EQ(count_of("metrics.jsonl", refused.output), 1u) << refused.output;
 }
 
 // ---- pictures that cannot be read ----
