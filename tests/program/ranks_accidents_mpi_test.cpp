@@ -1,5 +1,7 @@
 // tests/program/ranks_accidents_mpi_test.cpp -- lost ranks, memory that errs, and signals: how jobs
 // of several processes end, and that the last checkpoint is there afterwards.
+#include <algorithm>
+
 #include "tests/program/ranks.h"
 
 namespace qt::program {
@@ -40,11 +42,14 @@ TEST_P(AccidentsMpi, EndTheJobNameTheRankAndLeaveTheCheckpoint) {
   const Result lost = run_on(2, small(second));
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
   EXPECT_FAILS(lost, 7, "rank 1 of 2");
-  const std::string activity = where == "eval"   ? "evaluation"
-                               : where == "save" ? "saving"
-                               : where == "init" ? ""
-                                                 : "step 2";
-  EXPECT_NE(lost.output.find(activity), std::string::npos) << lost.output;
+  // What the lost rank did when it was last heard of, or what the other does, which may be behind.
+  using Texts = std::vector<std::string>;
+  const Texts activities = where == "eval"   ? Texts{"evaluation", "comparing ranks"}
+                           : where == "save" ? Texts{"saving", "evaluation"}
+                                             : Texts{"step 2"};
+  const auto named = [&](const std::string& text) { return count_of(text, lost.output) > 0; };
+  EXPECT_TRUE(where == "init" || std::any_of(activities.begin(), activities.end(), named))
+      << lost.output;
   if (where != "init") {  // before, rank 0 has no folder yet
     EXPECT_NE(status().find("\"exit_code\": 7"), std::string::npos) << status();
   }
