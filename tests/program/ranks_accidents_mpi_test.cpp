@@ -12,8 +12,8 @@ namespace {
 struct Accident {
   std::string what, where;
 };
-void PrintTo(const Accident& accident, std::ostream* out) {
-  *out << accident.what << "@" << accident.where;
+std::ostream& operator<<(std::ostream& out, const Accident& accident) {
+  return out << accident.what << "@" << accident.where;
 }
 
 class AccidentsMpi : public RanksTest, public ::testing::WithParamInterface<Accident> {};
