@@ -125,7 +125,7 @@ class GpuCommunicator::PendingStagedSum : public Pending {
     begin.record(side);
     host_ = to_host(values_, side);
     end.record(side);
-    while (!end.reached()) std::this_thread::yield();
+    end.synchronize();  // the copy has been waited for
     copied_ = end.seconds_since(begin);
     began_ = now() - copied_;
     const UseStream host(Stream{});

@@ -193,9 +193,7 @@ void MessageCommunicator::on_loss(SayLoss say) {
 
 Communicator::Ending MessageCommunicator::end_with(ExitCode code, const std::string& message) {
   std::unique_lock lock(mutex_);
-  last_words_ = own_notice(Notice::Kind::failed);
-  last_words_.exit_code = int(code);
-  copy_text(message, last_words_.message);
+  last_words_ = failure_notice(code, message);
   ending_as_ = {ExitCode::peer_lost, true};
   ending_ = true;
   to_do_.notify_one();
@@ -305,13 +303,21 @@ bool MessageCommunicator::advance_all() {
   return any;
 }
 
-Notice MessageCommunicator::own_notice(Notice::Kind kind) const {
+// Under mutex_, as the next.
+Notice MessageCommunicator::own_notice() const {
   Notice notice;
-  notice.kind = kind;
   notice.step = step_;
   notice.operations = started_;
-  notice.lost = kind == Notice::Kind::failed ? lost_.value_or(-1) : -1;
   copy_text(activity_, notice.activity);
+  return notice;
+}
+
+Notice MessageCommunicator::failure_notice(ExitCode code, const std::string& message) const {
+  Notice notice = own_notice();
+  notice.kind = Notice::Kind::failed;
+  notice.exit_code = int(code);
+  notice.lost = lost_.value_or(-1);
+  copy_text(message, notice.message);
   return notice;
 }
 
@@ -324,11 +330,11 @@ void MessageCommunicator::watch() {
   {
     const std::lock_guard lock(mutex_);
     failed = !failure_.empty(), ending = ending_;
-    notice = own_notice(Notice::Kind::alive);
+    notice = own_notice();
   }
   if (failed) {
     if (ending || now - failed_at_ < hung_after) return;
-    end_process(notice);
+    end_process();
   }
   const std::chrono::duration<double> timeout(timeout_.load());
   peers_->set_timeout(timeout);
@@ -383,19 +389,19 @@ void MessageCommunicator::say(const std::string& message) {
 }
 
 // The callers do not come back to hear that it is over.
-void MessageCommunicator::end_process(const Notice& state) {
-  Notice words = state;
-  words.kind = Notice::Kind::failed;
-  words.exit_code = int(ExitCode::peer_lost);
-  words.lost = lost_.value_or(-1);
-  copy_text(failure_, words.message);
+void MessageCommunicator::end_process() {
+  Notice words;
+  {
+    const std::lock_guard lock(mutex_);
+    words = failure_notice(ExitCode::peer_lost, failure_);
+  }
   const auto until = Clock::now() + last_words;
   while (!peers_->tell_all(words) && Clock::now() < until) {
     peers_->poll();
     std::this_thread::sleep_for(milliseconds(2));
   }
   const std::string text = "rank " + std::to_string(rank_) + " was told to end and hangs (" +
-                           state.activity.data() + ", step " + std::to_string(state.step) +
+                           words.activity.data() + ", step " + std::to_string(words.step) +
                            "): " + failure_;
   if (said_.empty()) say(text);
   if (said_ != text) log::error(text);

@@ -52,9 +52,10 @@ class MessageCommunicator : public Communicator {
   void fail(const std::string& message, std::optional<int> lost = {});
   void lose(const std::string& message, int rank);
   void say(const std::string& message);
-  [[noreturn]] void end_process(const Notice& state);
+  [[noreturn]] void end_process();
   void say_goodbye();
-  Notice own_notice(Notice::Kind kind) const;
+  Notice own_notice() const;
+  Notice failure_notice(ExitCode code, const std::string& message) const;
 
   std::string name_;
   std::atomic<double> timeout_;

@@ -69,7 +69,10 @@ void Trainer::train_step(const StopRequests& requests) {
   }
   if (gpu_ && (log_->is_due(state_.at.steps_done) || gpu_->is_full())) read_gpu();
   const auto write = [&] { log_->step(report, state_); };
-  log_->is_due(state_.at.steps_done) ? by_writer(ranks_, "a line of the log", write) : write();
+  if (log_->is_due(state_.at.steps_done))
+    by_writer(ranks_, "a line of the log", write);
+  else
+    write();
   stop_reason_ = ranks_.alone() ? requests.reason() : end.stop;
 }
 

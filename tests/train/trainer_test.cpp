@@ -145,6 +145,11 @@ class TrainerRun : public ::testing::Test {
                      "test.yaml");
   }
   RunFolder folder() const { return RunFolder::create({.dir = folder_.string(), .name = "run"}); }
+  static void train_to_the_end(Trainer& trainer, const RunFolder& run) {
+    trainer.open(&run, {});
+    const StopRequests requests;
+    EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  }
   Experiment experiment_;
   fs::path folder_;
 };
@@ -172,9 +177,7 @@ TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
       "{calibration: {batches: 1}}\n");
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.show_progress = false});
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   EXPECT_EQ(trainer.steps_done(), 8);
   EXPECT_EQ(trainer.what_was_evaluated(), "integer-program");
   ASSERT_TRUE(trainer.last_evaluation());
@@ -208,9 +211,7 @@ TEST_F(TrainerRun, StatisticsAreFrozenFromTheShareOfThePhaseOn) {
       "checkpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n");
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.show_progress = false});
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   const auto means = values_by_step(run, "bn1.running_mean", 4);
   ASSERT_EQ(means.size(), 4u);
   EXPECT_NE(means[0], means[1]);
@@ -229,9 +230,7 @@ TEST_F(TrainerRun, AccumulatedBatchesMakeOneStepOfTheirMeanGradient) {
     {
       const RunFolder run = folder();
       Trainer trainer(experiment_, {.limit_train_batches = 2, .show_progress = false});
-      trainer.open(&run, {});
-      const StopRequests requests;
-      EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+      train_to_the_end(trainer, run);
       EXPECT_EQ(trainer.steps_done(), 2 / accumulate);
       biases.push_back(values_by_step(run, "fc.bias", trainer.steps_done()).back());
     }
@@ -249,9 +248,7 @@ TEST_F(TrainerRun, EvaluatesAtTheEpochsAskedForAndAtThePhasesEnd) {
       "eval: {batch: 20, every_epochs: 2}\n");
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.limit_train_batches = 1, .show_progress = false});
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   std::istringstream in(files::read_all(run.file("metrics.jsonl")));
   std::vector<int> epochs;
   for (std::string line; std::getline(in, line);)
@@ -321,9 +318,7 @@ TEST_F(TrainerRun, StatisticsThatAreFrozenAreNotReestimated) {
       "checkpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n");
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.limit_train_batches = 2, .show_progress = false});
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   const auto means = values_by_step(run, "bn1.running_mean", 4);
   ASSERT_EQ(means.size(), 4u);
   EXPECT_NE(means[0], means[1]);
@@ -343,9 +338,7 @@ TEST_F(TrainerRun, TrainsAResNet50AndExportsItsProgram) {
   experiment_.data.train_images.set(32);
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.show_progress = false});
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   EXPECT_EQ(trainer.steps_done(), 4);
   const Program program = load_program(run.file("export/model.qat"));
   const auto set = make_dataset(dataset_spec(experiment_), Split::test);
@@ -367,9 +360,7 @@ TEST_F(TrainerRun, LowersTheLossOfAFewPicturesItSeesAgain) {
       "eval: {batch: 20, every_epochs: 0}\n");
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.overfit_batches = 1, .show_progress = false});
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   const std::string lines = files::read_all(run.file("metrics.jsonl"));
   const auto loss_at = [&](size_t at) {
     return std::stod(lines.substr(lines.find(':', lines.find("train/loss", at)) + 1));
@@ -399,9 +390,7 @@ TEST_F(TrainerRun, AsksTheSystemForNoMemoryAfterTheFirstStepsOfAPhase) {
   Trainer trainer(experiment_, {.show_progress = false});
   release_cached_memory();  // of earlier tests
   const uint64_t before = memory_stats().system_allocations;
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   const auto after = allocations_by_step(files::read_all(run.file("metrics.jsonl")));
   ASSERT_EQ(after.size(), 16u);  // 8 steps of float, 8 of QAT
   EXPECT_GT(after[0], double(before));
@@ -423,9 +412,7 @@ TEST_F(TrainerRun, LeavesOutStepsThatAreNotFiniteWhereAsked) {
                    "test.yaml", {{"data.image_size=16", 1}, {"data.test_images=20", 2}});
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.show_progress = false});
-  trainer.open(&run, {});
-  const StopRequests requests;
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::done);
+  train_to_the_end(trainer, run);
   const LoadedCheckpoint last = load_checkpoint(run.checkpoints() + "/step-00000008");
   const TrainState state = state_from_json(last.content.state_json, last.folder);
   EXPECT_EQ(state.skipped, 4);
