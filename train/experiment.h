@@ -177,7 +177,8 @@ struct TrainConfig : Section {
       "f32 elsewhere; bf16: only there; tf32: GPUs only"};
   Key<std::string> float_forward{
       this, "float_forward", "f32", one_of("f32", "tf32", "bf16"),
-      "precision of forward convolutions in the float phase; tf32 and bf16: GPUs only"};
+      "precision of forward convolutions in the float phase; bf16: a GPU or a CPU that has it "
+      "natively; tf32: GPUs only"};
   Key<int> threads{this, "threads", 0, range(0, 4096),
                    "0: one per core, and as the checkpoint says on resume"};
   Key<std::string> on_nan{this, "on_nan", "stop", one_of("stop", "skip"),

@@ -151,6 +151,7 @@ StepEnd Trainer::run_batches() {
     const int64_t n = batch.labels.elements();
     const Pass pass{.mode = phase().mode,
                     .training = true,
+                    .float_forward = float_forward_precision(experiment_),
                     .backward = backward_,
                     .health = &health_,
                     .synchronize = synchronized(),

@@ -111,19 +111,20 @@ void Trainer::check_device() const {
 
 void Trainer::check_precisions_of_cpu() const {
   const TrainConfig& train = experiment_.train;
-  const auto refuse = [&](const std::string& key, const std::string& value,
-                          const std::string& allowed) {
-    throw ConfigError("train." + key + " " + value + " is a GPU's arithmetic; device " +
-                      device_->name() + " takes " + allowed);
+  const bool has_bf16 = cpu_has(Isa::avx512_bf16);
+  const auto check = [&](const std::string& key, const std::string& value,
+                         const std::string& allowed) {
+    if (value == "tf32")
+      throw ConfigError("train." + key + " tf32 is a GPU's arithmetic; device " + device_->name() +
+                        " takes " + allowed);
+    if (value == "bf16" && !has_bf16)
+      throw ConfigError("train." + key +
+                        " bf16 needs a CPU that multiplies bf16 (avx512_bf16) or a GPU; this one's "
+                        "instruction set is " +
+                        name_of(cpu_isa()) + ", it takes " + allowed);
   };
-  const std::string allowed = cpu_has(Isa::avx512_bf16) ? "auto, f32 or bf16" : "auto or f32";
-  if (train.backward == "tf32") refuse("backward", "tf32", allowed);
-  if (train.backward == "bf16" && !cpu_has(Isa::avx512_bf16))
-    throw ConfigError(
-        "train.backward bf16 needs a CPU that multiplies bf16 (avx512_bf16) or a GPU; "
-        "this one's instruction set is " +
-        std::string(name_of(cpu_isa())) + ", it takes " + allowed);
-  if (train.float_forward != "f32") refuse("float_forward", train.float_forward, "f32");
+  check("backward", train.backward, has_bf16 ? "auto, f32 or bf16" : "auto or f32");
+  check("float_forward", train.float_forward, has_bf16 ? "f32 or bf16" : "f32");
 }
 
 LoaderSpec Trainer::loader_spec() const {

@@ -1,4 +1,4 @@
-// core/library/onednn.cpp -- the library on oneDNN: int8 where it is exact, direct f32
+// core/library/onednn.cpp -- the library on oneDNN: int8 where it is exact, direct f32 and bf16
 // convolutions, sgemm; and our own Winograd kernels where they are faster.
 #include <dnnl.hpp>
 #include <string>
@@ -26,8 +26,10 @@ class OneDnn final : public Library {
   OneDnn() { limit_onednn(); }
   std::string name() const override { return "onednn"; }
 
-  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape, Precision) override {
+  Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
+                Precision precision) override {
     check_conv2d(x, w, shape);
+    if (arithmetic_for(precision) == Type::bf16) return bf16_conv2d(x, w, shape);
     if (!prefers_winograd(Operation::conv2d, shape)) return direct_conv2d(x, w, shape);
     note_winograd("conv2d", shape);
     return winograd::conv2d(x, w, shape);
@@ -135,6 +137,16 @@ class OneDnn final : public Library {
   }
 
  private:
+  Tensor bf16_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+    if (skips_pixels(shape)) return bf16_conv2d(take_pixels(x, shape), w, dense_shape(shape));
+    const ConvolutionPlan& plan =
+        plans_.get({shape, ConvolutionKind::forward, Type::bf16, Type::bf16});
+    note("conv2d", plan.kernel(), "bf16", shape.text());
+    Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
+    plan.run(to_bf16(x), to_bf16(w), y);
+    return y;
+  }
+
   // Undefined where no int8 kernel is exact for these codes.
   Tensor integer(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
                  const std::string& operation) {

@@ -63,6 +63,8 @@ TEST_F(BadInput, Bf16IsRefusedByAProcessorThatDoesNotMultiplyIt) {
   const std::string limit = "export QATTRAIN_MAX_ISA=avx2";
   EXPECT_FAILS(run(tiny({"train.backward=bf16"}), limit), 2, "train.backward bf16",
                "instruction set is avx2", "takes auto or f32");
+  EXPECT_FAILS(run(tiny({"train.float_forward=bf16"}), limit), 2, "train.float_forward bf16",
+               "instruction set is avx2", "takes f32");
   for (const char* allowed : {"train.backward=auto", "train.backward=f32"}) {
     const Result result = run(tiny({allowed, "--dry-run"}), limit);
     EXPECT_EQ(result.code, 0) << result.output;

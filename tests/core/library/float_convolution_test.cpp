@@ -2,6 +2,8 @@
 // loops.
 #include <gtest/gtest.h>
 
+#include "core/library/convert.h"
+#include "core/library/onednn_integer.h"
 #include "tests/core/library/cases.h"
 
 namespace qt {
@@ -61,21 +63,40 @@ TEST(FloatConvolution, GradientsTakeCodesAsNumbers) {
     }
 }
 
-// Three digits: bf16 has eight bits. Machines without native bf16 compute in f32 and say so.
-TEST(FloatConvolution, Bf16GradientsAreCloseAndTheTraceNamesTheArithmetic) {
+// Operands rounded to bf16 beforehand are all that bf16 arithmetic changes: sums are f32. Machines
+// without native bf16 compute in f32 and say so.
+TEST(FloatConvolution, Bf16RoundsOperandsAloneAndTheTraceNamesTheArithmetic) {
+  const std::string wanted = has_native_bf16() ? "bf16" : "f32";
+  const auto rounded = [](const Tensor& t) { return to_float(to_bf16(t)); };
+  for (const Conv2dShape& shape : convolution_cases()) {
+    const Tensor x = rounded(random_floats(shape.x_shape(), 1)),
+                 w = rounded(random_floats(shape.w_shape(), 2)),
+                 dy = rounded(random_floats(shape.y_shape(), 3));
+    const LibraryTrace trace;
+    const Tensor y = onednn()->conv2d(x, w, shape, Precision::bf16),
+                 dx = onednn()->conv2d_backward_data(dy, w, shape, Precision::bf16),
+                 dw = onednn()->conv2d_backward_weights(x, dy, shape, Precision::bf16);
+    ASSERT_EQ(trace.calls().size(), 3u) << shape.text();
+    for (const LibraryCall& call : trace.calls()) EXPECT_EQ(call.arithmetic, wanted);
+    EXPECT_LT(relative_error(y, reference()->conv2d(x, w, shape)), tolerance) << shape.text();
+    EXPECT_LT(relative_error(dx, reference()->conv2d_backward_data(dy, w, shape, Precision::f32)),
+              tolerance)
+        << shape.text();
+    EXPECT_LT(
+        relative_error(dw, reference()->conv2d_backward_weights(x, dy, shape, Precision::f32)),
+        tolerance)
+        << shape.text();
+  }
+}
+
+// Three digits: bf16 has eight bits.
+TEST(FloatConvolution, Bf16TakesAnyNumbersAndRoundsThem) {
   const Conv2dShape shape{.n = 2, .h = 8, .w = 8, .c = 32, .k = 16, .r = 3, .s = 3, .padding = 1};
   const Tensor x = random_floats(shape.x_shape(), 1), w = random_floats(shape.w_shape(), 2);
-  const Tensor dy = random_floats(shape.y_shape(), 3);
-  const LibraryTrace trace;
-  const Tensor dx = onednn()->conv2d_backward_data(dy, w, shape, Precision::bf16);
-  const Tensor dw = onednn()->conv2d_backward_weights(x, dy, shape, Precision::bf16);
-  EXPECT_LT(relative_error(dx, reference()->conv2d_backward_data(dy, w, shape, Precision::f32)),
-            1e-2);
-  EXPECT_LT(relative_error(dw, reference()->conv2d_backward_weights(x, dy, shape, Precision::f32)),
-            1e-2);
-  const std::string arithmetic = trace.calls().at(0).arithmetic;
-  EXPECT_TRUE(arithmetic == "bf16" || arithmetic == "f32") << arithmetic;
-  EXPECT_EQ(arithmetic, trace.calls().at(1).arithmetic);
+  const Tensor y = onednn()->conv2d(x, w, shape, Precision::bf16);
+  const double error = relative_error(y, reference()->conv2d(x, w, shape));
+  EXPECT_LT(error, 1e-2);
+  EXPECT_EQ(error > 1e-4, has_native_bf16()) << error;
 }
 
 // <dy, conv(x)> = <dx, x> = <dw, w>: the three plain loops agree without another implementation.
