@@ -50,8 +50,8 @@ enum class CodePath {
   exact_float,  // codes as integer-valued floats, split so that every partial sum stays below 2^24
 };
 
-// What convolutions of reals may round their operands to; sums stay f32. bf16: on a GPU results may
-// be rounded too. tf32 (11 significant bits) is a GPU's; where a library has no lower precision it
+// What convolutions of reals may round their operands to; sums stay f32, and so does what f32 kernels
+// do faster. bf16: on a GPU results may be rounded too. tf32 (11 significant bits) is a GPU's; where a library has no lower precision it
 // computes in f32.
 enum class Precision { f32, tf32, bf16 };
 constexpr const char* name_of(Precision precision) {
@@ -109,8 +109,8 @@ class Library {
   // Float forward, f32 accumulation; any algorithm, Winograd's too.
   virtual Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
                         Precision precision = Precision::f32) = 0;
-  // What the two passes below round dy to before they multiply: whoever computes dy may store it
-  // so, with the same result and fewer bytes. dy is f32 or this.
+  // What the two passes below may round dy to before they multiply: whoever computes dy may store
+  // it so, with fewer bytes. dy is f32 or this.
   virtual DType gradient_type(Precision) const { return DType::f32; }
   // dx [n, h, w, c] f32. w may be f32 or i8 codes (taken as numbers).
   virtual Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,

@@ -29,10 +29,12 @@ class OneDnn final : public Library {
   Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape,
                 Precision precision) override {
     check_conv2d(x, w, shape);
-    if (arithmetic_for(precision) == Type::bf16) return bf16_conv2d(x, w, shape);
-    if (!prefers_winograd(Operation::conv2d, shape)) return direct_conv2d(x, w, shape);
-    note_winograd("conv2d", shape);
-    return winograd::conv2d(x, w, shape);
+    const Type type = arithmetic_for(precision);
+    if (prefers_winograd(Operation::conv2d, shape, type)) {
+      note_winograd("conv2d", shape);
+      return winograd::conv2d(x, w, shape);
+    }
+    return type == Type::bf16 ? bf16_conv2d(x, w, shape) : direct_conv2d(x, w, shape);
   }
 
   Tensor direct_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) override {
@@ -58,7 +60,7 @@ class OneDnn final : public Library {
     if (skips_pixels(shape))
       return spread_pixels(conv2d_backward_data(dy, w, dense_shape(shape), precision), shape);
     const Type type = arithmetic_for(precision);
-    if (type == Type::f32 && prefers_winograd(Operation::conv2d_backward_data, shape)) {
+    if (prefers_winograd(Operation::conv2d_backward_data, shape, type)) {
       note_winograd("conv2d_backward_data", shape);
       return winograd::conv2d_backward_data(dy, w, shape);
     }
@@ -79,7 +81,7 @@ class OneDnn final : public Library {
     if (skips_pixels(shape))
       return conv2d_backward_weights(take_pixels(x, shape), dy, dense_shape(shape), precision);
     const Type type = arithmetic_for(precision);
-    if (type == Type::f32 && prefers_winograd(Operation::conv2d_backward_weights, shape)) {
+    if (prefers_winograd(Operation::conv2d_backward_weights, shape, type)) {
       note_winograd("conv2d_backward_weights", shape);
       return winograd::conv2d_backward_weights(x, dy, shape);
     }
@@ -172,8 +174,10 @@ class OneDnn final : public Library {
                IntegerKernel::exact_float;
   }
 
-  static bool prefers_winograd(Operation operation, const Conv2dShape& shape) {
-    return has_avx2() && winograd::is_faster(operation, shape);
+  static bool prefers_winograd(Operation operation, const Conv2dShape& shape, Type type) {
+    if (!has_avx2()) return false;
+    return type == Type::bf16 ? winograd::is_faster_than_bf16(operation, shape)
+                              : winograd::is_faster(operation, shape);
   }
 
   // Where oneDNN has AVX512 kernels they are ahead.

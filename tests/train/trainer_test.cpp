@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -165,9 +166,9 @@ TEST_F(TrainerRun, TheCpuRefusesAGpusPrecisionsInOneLine) {
       const Trainer trainer(experiment, {.show_progress = false});
       ADD_FAILURE() << key << " tf32 was taken";
     } catch (const ConfigError& e) {
-      EXPECT_EQ(std::string(e.what()), std::string("train.") + key +
-                                           " tf32 is a GPU's arithmetic; device cpu takes " +
-                                           allowed);
+      EXPECT_EQ(
+          std::string(e.what()),
+          std::string("train.") + key + " tf32 is a GPU's arithmetic; device cpu takes " + allowed);
     }
   }
 }
@@ -181,13 +182,20 @@ TEST_F(TrainerRun, FloatForwardInBf16IsThatOfTrainingAlone) {
   Trainer trainer(experiment_, {.show_progress = false});
   const LibraryTrace trace;
   train_to_the_end(trainer, run);
-  std::vector<std::string> forward;  // one entry for every change of arithmetic
+  std::vector<std::string> forward;  // since the last gradient
+  int in_bf16 = 0;
   for (const LibraryCall& call : trace.calls()) {
-    if (call.operation == "conv2d_backward_data") EXPECT_EQ(call.arithmetic, "f32");
-    if (call.operation == "conv2d" && (forward.empty() || forward.back() != call.arithmetic))
+    if (call.operation == "conv2d") {
       forward.push_back(call.arithmetic);
+      in_bf16 += call.arithmetic == "bf16";
+    } else if (call.operation.starts_with("conv2d_backward")) {
+      EXPECT_EQ(call.arithmetic, "f32");
+      forward.clear();
+    }
   }
-  EXPECT_EQ(forward, (std::vector<std::string>{"bf16", "f32"})) << "training, then evaluation";
+  EXPECT_GT(in_bf16, 0);
+  EXPECT_GE(forward.size(), 20u) << "the evaluation";
+  EXPECT_EQ(std::set(forward.begin(), forward.end()), std::set<std::string>{"f32"});
   ASSERT_TRUE(trainer.last_evaluation());
   EXPECT_EQ(trainer.last_evaluation()->images, 20);
 }
@@ -339,8 +347,7 @@ TEST_F(TrainerRun, StatisticsThatAreFrozenAreNotReestimated) {
     read(
         "train: {batch: 16, float: {epochs: 0}, qat: {epochs: 2, lr: 0.01}}\n"
         "quant: {calibration: {batches: 1}, bn: {freeze_at: 0.5, reestimate_batches: " +
-        batches +
-        "}}\ncheckpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n");
+        batches + "}}\ncheckpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n");
     const RunFolder run = folder();
     Trainer trainer(experiment_, {.limit_train_batches = 2, .show_progress = false});
     train_to_the_end(trainer, run);

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/tensor/dtype.h"
+
 namespace qt::avx2 {
 
 // +, - and * work lane by lane (GCC's vector extension). Integer sums wrap, hence unsigned.
@@ -25,6 +27,11 @@ QT_INLINE F32x8 load_floats(const uint8_t* p) {
 QT_INLINE F32x8 load_floats(const int8_t* p) {
   return _mm256_cvtepi32_ps(
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+QT_INLINE F32x8 load_floats(const BFloat16* p) {
+  const __m256i halves =
+      _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return F32x8(_mm256_slli_epi32(halves, 16));
 }
 QT_INLINE void store(float* p, F32x8 v) { _mm256_storeu_ps(p, v); }
 // a * b + c, rounded once.

@@ -70,9 +70,10 @@ Weights backward_weights(const Tensor& w, int64_t c, int64_t k) {
 }
 
 // B^T d B of one tile; v_point apart for each transform point.
-void transform_input(const Pictures<float>& x, const Tile& tile, int64_t padding, float* v,
+template <class T>
+void transform_input(const Pictures<T>& x, const Tile& tile, int64_t padding, float* v,
                      int64_t v_point) {
-  const float* pixels[float_side][float_side];
+  const T* pixels[float_side][float_side];
   for (int row = 0; row < float_side; ++row)
     for (int column = 0; column < float_side; ++column)
       pixels[row][column] = x.pixel(tile.n, tile.h + row - padding, tile.w + column - padding);
@@ -100,14 +101,15 @@ void transform_output(const float* m, int64_t m_point, const TileGrid& grid, con
         });
 }
 
-// y [n, height, width, columns] of x [n, h, w, depth].
+// y [n, height, width, columns] of x [n, h, w, depth], of type T.
+template <class T>
 Tensor convolve(const Tensor& x, const Weights& weights, int64_t padding) {
   const int64_t n = x.dim(0), h = x.dim(1), w = x.dim(2);
   const int64_t depth = weights.depth, columns = weights.columns;
   const TileGrid grid{n, h + 2 * padding - 2, w + 2 * padding - 2, float_tile};
   Tensor y = Tensor::empty({n, grid.height, grid.width, columns}, DType::f32);
-  const Tensor zeros = Tensor::zeros({depth}, DType::f32);
-  const Pictures<float> pictures{x.data<float>(), h, w, depth, zeros.data<float>()};
+  const Tensor zeros = Tensor::zeros({depth}, x.dtype());
+  const Pictures<T> pictures{x.data<T>(), h, w, depth, zeros.data<T>()};
 
   constexpr int64_t bytes = float_points * sizeof(float);
   const auto plan = BlockPlan::of(grid.tiles(), bytes * depth * columns, bytes * (depth + columns));
@@ -142,11 +144,14 @@ Tensor convolve(const Tensor& x, const Weights& weights, int64_t padding) {
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
-  return convolve(x, forward_weights(w, shape.c, shape.k), shape.padding);
+  return convolve<float>(x, forward_weights(w, shape.c, shape.k), shape.padding);
 }
 
 Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape) {
-  return convolve(dy, backward_weights(to_float(w), shape.c, shape.k), 2 - shape.padding);
+  const Weights weights = backward_weights(to_float(w), shape.c, shape.k);
+  const int64_t padding = 2 - shape.padding;
+  return dy.dtype() == DType::bf16 ? convolve<BFloat16>(dy, weights, padding)
+                                   : convolve<float>(dy, weights, padding);
 }
 
 }  // namespace qt::winograd

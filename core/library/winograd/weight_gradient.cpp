@@ -19,10 +19,10 @@ constexpr int64_t chunk = 2 * tiles_at_a_time;
 // threads work apart; the number of parts is fixed, so the bits do not depend on the threads.
 constexpr int64_t own_sums_bytes = 640 << 10, most_parts = 16;
 
-template <class T>
+template <class X, class Y>
 struct Problem {
-  Pictures<T> x;
-  Pictures<float> dy;
+  Pictures<X> x;
+  Pictures<Y> dy;
   TileGrid grid;
   int64_t padding;
   int64_t v_point() const { return chunk * x.channels + line<float>; }
@@ -34,15 +34,15 @@ struct Scratch {
   float *v, *m;
 };
 
-template <class T>
-void transform_tile(const Problem<T>& p, const Tile& tile, int64_t slot, const Scratch& to) {
-  const T* pixels[float_side][float_side];
+template <class X, class Y>
+void transform_tile(const Problem<X, Y>& p, const Tile& tile, int64_t slot, const Scratch& to) {
+  const X* pixels[float_side][float_side];
   for (int row = 0; row < float_side; ++row)
     for (int column = 0; column < float_side; ++column)
       pixels[row][column] =
           p.x.pixel(tile.n, tile.h + row - p.padding, tile.w + column - p.padding);
   float* v = to.v + slot * p.x.channels;
-  if constexpr (std::is_same_v<T, float>) {
+  if constexpr (std::is_same_v<X, float>) {
     for (int64_t c = 0; c < p.x.channels; c += 8)
       in_both_directions<InputLine, F32x8>(
           [&](int row, int column) { return load_floats(pixels[row][column] + c); },
@@ -58,7 +58,7 @@ void transform_tile(const Problem<T>& p, const Tile& tile, int64_t slot, const S
           });
   }
 
-  const float* gradients[float_tile][float_tile];
+  const Y* gradients[float_tile][float_tile];
   for (int row = 0; row < float_tile; ++row)
     for (int column = 0; column < float_tile; ++column)
       gradients[row][column] = p.dy.pixel(tile.n, tile.h + row, tile.w + column);
@@ -72,9 +72,9 @@ void transform_tile(const Problem<T>& p, const Tile& tile, int64_t slot, const S
 }
 
 // sums [k, c] of one transform point (+)= m^T v over the first `tiles` of the chunk.
-template <class T>
-void add_products(const Problem<T>& p, int64_t point, int64_t tiles, const Scratch& from, bool add,
-                  float* sums) {
+template <class X, class Y>
+void add_products(const Problem<X, Y>& p, int64_t point, int64_t tiles, const Scratch& from,
+                  bool add, float* sums) {
   const int64_t c = p.x.channels, k = p.dy.channels;
   const Strided<float> m{from.m + point * p.m_point(), 1, k};
   const float* v = from.v + point * p.v_point();
@@ -86,8 +86,8 @@ void add_products(const Problem<T>& p, int64_t point, int64_t tiles, const Scrat
 }
 
 // Threads work on parts of the tiles, each with its own sums [part][36][k][c].
-template <class T>
-void sum_apart(const Problem<T>& p, int64_t parts, Tensor& sums) {
+template <class X, class Y>
+void sum_apart(const Problem<X, Y>& p, int64_t parts, Tensor& sums) {
   const int64_t tiles = p.grid.tiles(), per_part = (tiles + parts - 1) / parts;
   const int64_t of_part = float_points * p.x.channels * p.dy.channels;
   const Tensor v = Tensor::empty({workers(), float_points * p.v_point()}, DType::f32);
@@ -108,8 +108,8 @@ void sum_apart(const Problem<T>& p, int64_t parts, Tensor& sums) {
 }
 
 // Threads share each chunk and have transform points of their own.
-template <class T>
-void sum_together(const Problem<T>& p, Tensor& sums) {
+template <class X, class Y>
+void sum_together(const Problem<X, Y>& p, Tensor& sums) {
   const int64_t tiles = p.grid.tiles();
   Tensor v = Tensor::empty({float_points, p.v_point()}, DType::f32);
   Tensor m = Tensor::empty({float_points, p.m_point()}, DType::f32);
@@ -145,13 +145,14 @@ Tensor transform_sums(const Tensor& sums, int64_t k, int64_t c) {
   return dw;
 }
 
-template <class T>
-Tensor weight_gradient(const T* x, const float* dy, const Conv2dShape& shape) {
+template <class X, class Y>
+Tensor weight_gradient(const X* x, const Y* dy, const Conv2dShape& shape) {
   const Tensor zeros = Tensor::zeros({std::max(shape.c, shape.k)}, DType::f32);
-  const Problem<T> p{.x = {x, shape.h, shape.w, shape.c, static_cast<const T*>(zeros.raw())},
-                     .dy = {dy, shape.out_h(), shape.out_w(), shape.k, zeros.data<float>()},
-                     .grid = {shape.n, shape.out_h(), shape.out_w(), float_tile},
-                     .padding = shape.padding};
+  const Problem<X, Y> p{
+      .x = {x, shape.h, shape.w, shape.c, static_cast<const X*>(zeros.raw())},
+      .dy = {dy, shape.out_h(), shape.out_w(), shape.k, static_cast<const Y*>(zeros.raw())},
+      .grid = {shape.n, shape.out_h(), shape.out_w(), float_tile},
+      .padding = shape.padding};
   const int64_t elements = float_points * shape.k * shape.c;
   const bool apart = elements * int64_t(sizeof(float)) <= own_sums_bytes;
   const int64_t parts = apart ? std::clamp<int64_t>(p.grid.tiles() / chunk, 1, most_parts) : 1;
@@ -163,13 +164,18 @@ Tensor weight_gradient(const T* x, const float* dy, const Conv2dShape& shape) {
   return transform_sums(sums, shape.k, shape.c);
 }
 
+template <class X>
+Tensor weight_gradient(const Tensor& x, const Tensor& dy, const Conv2dShape& shape) {
+  return dy.dtype() == DType::bf16 ? weight_gradient(x.data<X>(), dy.data<BFloat16>(), shape)
+                                   : weight_gradient(x.data<X>(), dy.data<float>(), shape);
+}
+
 }  // namespace
 
 Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape) {
-  const float* gradient = dy.data<float>();
-  if (x.dtype() == DType::u8) return weight_gradient(x.data<uint8_t>(), gradient, shape);
-  if (x.dtype() == DType::i8) return weight_gradient(x.data<int8_t>(), gradient, shape);
-  return weight_gradient(x.data<float>(), gradient, shape);
+  if (x.dtype() == DType::u8) return weight_gradient<uint8_t>(x, dy, shape);
+  if (x.dtype() == DType::i8) return weight_gradient<int8_t>(x, dy, shape);
+  return weight_gradient<float>(x, dy, shape);
 }
 
 }  // namespace qt::winograd

@@ -24,8 +24,8 @@ bool stays_exact(const Conv2dShape& shape, int64_t x_magnitude, int64_t w_magnit
 // Whether transformed codes and weights of these ranges fit int16 in tiles of that size.
 bool fits(int64_t tile, const CodeRange& x, const CodeRange& w);
 
-// As the functions of Library with these names, for shapes that computes() allows. The same bits
-// whatever the number of threads.
+// As the functions of Library with these names, for shapes that computes() allows, always in f32.
+// The same bits whatever the number of threads.
 Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape);
 Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape);
 Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape);
@@ -36,6 +36,8 @@ std::unique_ptr<CodeConvolution> prepare_codes(const Tensor& w, const Conv2dShap
 // Whether these kernels are faster than oneDNN's direct ones, by measurement (docs/performance.md):
 // a fixed rule, so that the bits do not depend on timing.
 bool is_faster(Operation operation, const Conv2dShape& shape);
+// Whether they are faster than oneDNN's on operands of bf16, too, where the CPU multiplies those.
+bool is_faster_than_bf16(Operation operation, const Conv2dShape& shape);
 // On codes: the tiles that are faster than all direct kernels (2 or 4), or 0 where none are.
 int64_t faster_tile(const Conv2dShape& shape, const CodeRange& x, const CodeRange& w);
 

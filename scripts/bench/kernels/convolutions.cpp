@@ -4,6 +4,7 @@
 
 #include "core/autograd/gradcheck.h"
 #include "core/library/code_convolution.h"
+#include "core/library/convert.h"
 #include "core/library/direct/direct.h"
 #include "core/library/onednn_integer.h"
 #include "core/library/winograd/winograd.h"
@@ -46,19 +47,26 @@ void own_forward_codes(benchmark::State& state, const Conv2dShape& shape, int64_
   measure(state, shape, [&] { return own->rounded_sums(x); });
 }
 
-void forward_f32(benchmark::State& state, const Conv2dShape& shape) {
+void forward(benchmark::State& state, const Conv2dShape& shape, Precision precision) {
   const Tensor x = floats(shape.x_shape(), 1), w = floats(shape.w_shape(), 2);
-  measure(state, shape, [&] { return current_library().conv2d(x, w, shape); });
+  measure(state, shape, [&] { return current_library().conv2d(x, w, shape, precision); });
+}
+
+// As the passes between convolutions store it.
+Tensor gradient(const Shape& shape, Precision precision) {
+  const Tensor dy = floats(shape, 3);
+  return current_library().gradient_type(precision) == DType::bf16 ? to_bf16(dy) : dy;
 }
 
 void backward_data(benchmark::State& state, const Conv2dShape& shape, Precision precision) {
-  const Tensor dy = floats(shape.y_shape(), 1), w = codes(shape.w_shape(), 2, -127, 127, true);
+  const Tensor dy = gradient(shape.y_shape(), precision),
+               w = codes(shape.w_shape(), 2, -127, 127, true);
   measure(state, shape,
           [&] { return current_library().conv2d_backward_data(dy, w, shape, precision); });
 }
 
 void backward_weights(benchmark::State& state, const Conv2dShape& shape, Precision precision) {
-  const Tensor x = codes(shape.x_shape(), 1, 0, 127), dy = floats(shape.y_shape(), 2);
+  const Tensor x = codes(shape.x_shape(), 1, 0, 127), dy = gradient(shape.y_shape(), precision);
   measure(state, shape,
           [&] { return current_library().conv2d_backward_weights(x, dy, shape, precision); });
 }
@@ -107,11 +115,12 @@ void add_convolutions() {
           if (winograd::computes(shape))
             add(row + "forward_codes_tile" + std::to_string(tile), own_forward_codes, shape, tile);
       }
-      add(row + "forward_f32", forward_f32, shape);
+      add(row + "forward_f32", forward, shape, Precision::f32);
       if (shape.c != 3)  // nobody asks for the gradient of pixels
         add(row + "backward_data_f32", backward_data, shape, Precision::f32);
       add(row + "backward_weights_f32", backward_weights, shape, Precision::f32);
       if (!has_native_bf16()) continue;
+      add(row + "forward_bf16", forward, shape, Precision::bf16);
       if (shape.c != 3) add(row + "backward_data_bf16", backward_data, shape, Precision::bf16);
       add(row + "backward_weights_bf16", backward_weights, shape, Precision::bf16);
     }

@@ -4,6 +4,7 @@
 
 #include "core/library/convert.h"
 #include "core/library/onednn_integer.h"
+#include "core/library/winograd/winograd.h"
 #include "tests/core/library/cases.h"
 
 namespace qt {
@@ -64,9 +65,9 @@ TEST(FloatConvolution, GradientsTakeCodesAsNumbers) {
 }
 
 // Operands rounded to bf16 beforehand are all that bf16 arithmetic changes: sums are f32. Machines
-// without native bf16 compute in f32 and say so.
+// without native bf16 compute in f32 and say so, and so does Winograd where it is faster.
 TEST(FloatConvolution, Bf16RoundsOperandsAloneAndTheTraceNamesTheArithmetic) {
-  const std::string wanted = has_native_bf16() ? "bf16" : "f32";
+  using winograd::Operation;
   const auto rounded = [](const Tensor& t) { return to_float(to_bf16(t)); };
   for (const Conv2dShape& shape : convolution_cases()) {
     const Tensor x = rounded(random_floats(shape.x_shape(), 1)),
@@ -77,7 +78,12 @@ TEST(FloatConvolution, Bf16RoundsOperandsAloneAndTheTraceNamesTheArithmetic) {
                  dx = onednn()->conv2d_backward_data(dy, w, shape, Precision::bf16),
                  dw = onednn()->conv2d_backward_weights(x, dy, shape, Precision::bf16);
     ASSERT_EQ(trace.calls().size(), 3u) << shape.text();
-    for (const LibraryCall& call : trace.calls()) EXPECT_EQ(call.arithmetic, wanted);
+    const auto wanted = [&](Operation operation) {
+      return has_native_bf16() && !winograd::is_faster_than_bf16(operation, shape) ? "bf16" : "f32";
+    };
+    EXPECT_EQ(trace.calls()[0].arithmetic, wanted(Operation::conv2d));
+    EXPECT_EQ(trace.calls()[1].arithmetic, wanted(Operation::conv2d_backward_data));
+    EXPECT_EQ(trace.calls()[2].arithmetic, wanted(Operation::conv2d_backward_weights));
     EXPECT_LT(relative_error(y, reference()->conv2d(x, w, shape)), tolerance) << shape.text();
     EXPECT_LT(relative_error(dx, reference()->conv2d_backward_data(dy, w, shape, Precision::f32)),
               tolerance)

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/library/convert.h"
 #include "core/library/onednn_integer.h"
 #include "tests/core/library/cases.h"
 #include "tests/support/threads.h"
@@ -81,6 +82,24 @@ TEST(Winograd, GradientsTakeCodesAsNumbers) {
                                 winograd::conv2d_backward_data(dy, to_float(w), shape)),
               0)
         << shape.text();
+  }
+}
+
+TEST(Winograd, GradientsInBf16AreTakenAsTheNumbersTheyAre) {
+  for (const Conv2dShape& shape : winograd_cases()) {
+    const Tensor dy = to_bf16(random_floats(shape.y_shape(), 3));
+    const Tensor w = random_floats(shape.w_shape(), 2);
+    EXPECT_EQ(count_differences(winograd::conv2d_backward_data(dy, w, shape),
+                                winograd::conv2d_backward_data(to_float(dy), w, shape)),
+              0)
+        << shape.text();
+    for (const Tensor& x :
+         {codes_of(shape.x_shape(), {0, 255}, Fill::uniform),
+          codes_of(shape.x_shape(), {-128, 127}, Fill::uniform), random_floats(shape.x_shape(), 1)})
+      EXPECT_EQ(count_differences(winograd::conv2d_backward_weights(x, dy, shape),
+                                  winograd::conv2d_backward_weights(x, to_float(dy), shape)),
+                0)
+          << shape.text();
   }
 }
 
@@ -221,23 +240,24 @@ TEST(Winograd, ComputesOnlyWhatItWasWrittenFor) {
 // ---- the choice, held against the layers of the networks we ship ----
 struct Layer {
   Conv2dShape shape;
-  bool on_floats;  // Winograd for forward, both gradients
-  int64_t tile;    // on codes 0..127; 0: direct
+  bool on_floats;                // Winograd for forward, both gradients
+  int64_t tile;                  // on codes 0..127; 0: direct
+  bool instead_of_bf16 = false;  // forward and the gradient of x; that of w wherever on_floats
 };
 
 TEST(WinogradChoice, IsTheTableOfTheKernelBenchmark) {
   const std::vector<Layer> table = {
       {three_by_three(128, 32, 32, 3, 16), false, 0},  // stem
       {three_by_three(128, 32, 32, 16, 16), true, 4},  // CIFAR ResNet-20
-      {three_by_three(128, 16, 16, 32, 32), true, 4},
-      {three_by_three(128, 8, 8, 64, 64), true, 4},
-      {three_by_three(64, 32, 32, 64, 64), true, 4},  // CIFAR ResNet-18
-      {three_by_three(64, 16, 16, 128, 128), true, 4},
-      {three_by_three(64, 8, 8, 256, 256), true, 4},
+      {three_by_three(128, 16, 16, 32, 32), true, 4, true},
+      {three_by_three(128, 8, 8, 64, 64), true, 4, true},
+      {three_by_three(64, 32, 32, 64, 64), true, 4, true},  // CIFAR ResNet-18
+      {three_by_three(64, 16, 16, 128, 128), true, 4, true},
+      {three_by_three(64, 8, 8, 256, 256), true, 4, true},
       {three_by_three(64, 4, 4, 512, 512), true, 4},
-      {three_by_three(16, 56, 56, 64, 64), true, 4},  // ImageNet ResNet-18
-      {three_by_three(16, 28, 28, 128, 128), true, 4},
-      {three_by_three(16, 14, 14, 256, 256), true, 4},
+      {three_by_three(16, 56, 56, 64, 64), true, 4, true},  // ImageNet ResNet-18
+      {three_by_three(16, 28, 28, 128, 128), true, 4, true},
+      {three_by_three(16, 14, 14, 256, 256), true, 4, true},
       {three_by_three(16, 7, 7, 512, 512), true, 4},
       {three_by_three(64, 2, 2, 512, 512), false, 2},   // mostly outside the picture
       {three_by_three(1, 14, 14, 256, 256), false, 4},  // too few tiles for the weights
@@ -249,6 +269,14 @@ TEST(WinogradChoice, IsTheTableOfTheKernelBenchmark) {
     EXPECT_EQ(faster(Operation::conv2d), layer.on_floats) << layer.shape.text();
     EXPECT_EQ(faster(Operation::conv2d_backward_data), layer.on_floats) << layer.shape.text();
     EXPECT_EQ(faster(Operation::conv2d_backward_weights), layer.on_floats) << layer.shape.text();
+    const auto faster_than_bf16 = [&](Operation operation) {
+      return winograd::is_faster_than_bf16(operation, layer.shape);
+    };
+    EXPECT_EQ(faster_than_bf16(Operation::conv2d), layer.instead_of_bf16) << layer.shape.text();
+    EXPECT_EQ(faster_than_bf16(Operation::conv2d_backward_data), layer.instead_of_bf16)
+        << layer.shape.text();
+    EXPECT_EQ(faster_than_bf16(Operation::conv2d_backward_weights), layer.on_floats)
+        << layer.shape.text();
     EXPECT_EQ(winograd::faster_tile(layer.shape, {0, 127}, {-127, 127}), layer.tile)
         << layer.shape.text();
     EXPECT_EQ(winograd::faster_tile(layer.shape, {0, 255}, {-127, 127}), layer.tile ? 2 : 0)
@@ -282,6 +310,15 @@ TEST(WinogradChoice, IsWhatTheLibraryRuns) {
   const std::string on_floats = has_avx2() ? "winograd" : "onednn";
   ASSERT_EQ(trace.calls().size(), 3u);
   for (const LibraryCall& call : trace.calls())
+    EXPECT_EQ(call.library, on_floats) << call.operation;
+
+  // Where bf16 may be used it is not, for so many channels; an f32 machine has no choice to make.
+  const LibraryTrace bf16_trace;
+  onednn()->conv2d(x, w, shape, Precision::bf16);
+  onednn()->conv2d_backward_data(to_bf16(dy), w, shape, Precision::bf16);
+  onednn()->conv2d_backward_weights(x, to_bf16(dy), shape, Precision::bf16);
+  ASSERT_EQ(bf16_trace.calls().size(), 3u);
+  for (const LibraryCall& call : bf16_trace.calls())
     EXPECT_EQ(call.library, on_floats) << call.operation;
 
   const LibraryTrace codes_trace;
