@@ -97,15 +97,17 @@ class OneDnn final : public Library {
     return dw;
   }
 
-  // Of our own kernels. Where the CPU multiplies bytes exactly, oneDNN's stay ahead.
+  // Of our own kernels. Where the CPU multiplies bytes exactly, oneDNN's direct ones stay ahead.
   std::unique_ptr<CodeConvolution> prepare_conv2d_codes(const Tensor& x, const Tensor& w,
                                                         const Conv2dShape& shape) override {
-    if (!has_avx2() || effective_byte_products() == ByteProducts::vnni || w.dtype() != DType::i8)
-      return nullptr;
+    if (!has_avx2() || w.dtype() != DType::i8) return nullptr;
     const CodeRange x_range = code_range("a convolution's x", x),
                     w_range = code_range("a convolution's w", w);
-    if (const int64_t tile = winograd::faster_tile(shape, x_range, w_range))
+    const bool vnni = effective_byte_products() == ByteProducts::vnni;
+    if (const int64_t tile = vnni ? winograd::faster_tile_than_vnni(shape, x_range, w_range)
+                                  : winograd::faster_tile(shape, x_range, w_range))
       return winograd::prepare_codes(w, shape, tile);
+    if (vnni) return nullptr;
     if (direct::computes_codes(shape, w_range)) return direct::prepare_codes(x_range, w, shape);
     return nullptr;
   }
@@ -165,8 +167,10 @@ class OneDnn final : public Library {
     return y;
   }
 
-  // Where sums are kept as f32 anyway, oneDNN's int8 kernels are a little ahead of our direct ones.
+  // Where sums are kept as f32 anyway, oneDNN's int8 kernels are a little ahead of our direct ones,
+  // and those of a CPU that multiplies bytes of Winograd too, which transforms the weights.
   static bool takes_own(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
+    if (effective_byte_products() == ByteProducts::vnni) return false;
     const CodeRange x_range = code_range("a convolution's x", x),
                     w_range = code_range("a convolution's w", w);
     return winograd::faster_tile(shape, x_range, w_range) != 0 ||

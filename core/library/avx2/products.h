@@ -3,7 +3,9 @@
 #pragma once
 #include <type_traits>
 
+#include "core/device/cpu.h"
 #include "core/library/avx2/vector.h"
+#include "core/library/avx512/products.h"
 
 namespace qt::avx2 {
 
@@ -82,6 +84,9 @@ QT_INLINE void in_row_groups(int64_t rows, const F& f) {
 template <bool Add>
 inline void multiply(int64_t rows, Strided<float> a, const float* b, int64_t b_row, int64_t b_panel,
                      int64_t depth, float* c, int64_t columns) {
+  if (cpu_has(Isa::avx512))
+    return avx512::multiply(rows, a.first, a.row, a.column, b, b_row, b_panel, depth, c, columns,
+                            Add);
   for (int64_t k = 0; k < columns; k += panel, b += b_panel)
     in_row_groups(rows, [&](int64_t i, auto group) {
       multiply_rows<group(), Add>({a.first + i * a.row, a.row, a.column}, b, b_row, depth,
@@ -92,6 +97,7 @@ inline void multiply(int64_t rows, Strided<float> a, const float* b, int64_t b_r
 // c [rows, columns] = a [rows, depth] b, depth even; b as panels [columns / 16][depth / 2][16][2].
 inline void multiply(int64_t rows, const int16_t* a, const int16_t* b, int64_t depth, int32_t* c,
                      int64_t columns) {
+  if (cpu_has(Isa::avx512_vnni)) return avx512::multiply(rows, a, b, depth, c, columns);
   for (int64_t k = 0; k < columns; k += panel, b += depth * panel)
     in_row_groups(rows, [&](int64_t i, auto group) {
       multiply_rows<group()>(a + i * depth, depth, b, depth / 2, c + i * columns + k, columns);

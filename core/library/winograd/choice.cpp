@@ -48,6 +48,13 @@ int64_t faster_tile(const Conv2dShape& shape, const CodeRange& x, const CodeRang
   return fits(2, x, w) ? 2 : 0;
 }
 
+// Four products a lane against two: small tiles do not make up for it, nor do large ones in 16
+// channels, where transforms are most of the work.
+int64_t faster_tile_than_vnni(const Conv2dShape& shape, const CodeRange& x, const CodeRange& w) {
+  const int64_t tile = faster_tile(shape, x, w);
+  return tile == 4 && std::min(shape.c, shape.k) >= 32 ? tile : 0;
+}
+
 std::string kernel_name(int64_t tile) { return tile == 2 ? "F(2x2, 3x3)" : "F(4x4, 3x3)"; }
 
 }  // namespace qt::winograd

@@ -40,6 +40,8 @@ bool is_faster(Operation operation, const Conv2dShape& shape);
 bool is_faster_than_bf16(Operation operation, const Conv2dShape& shape);
 // On codes: the tiles that are faster than all direct kernels (2 or 4), or 0 where none are.
 int64_t faster_tile(const Conv2dShape& shape, const CodeRange& x, const CodeRange& w);
+// The same beside kernels that multiply bytes, four to a lane (AVX512_VNNI), for prepared weights.
+int64_t faster_tile_than_vnni(const Conv2dShape& shape, const CodeRange& x, const CodeRange& w);
 
 std::string kernel_name(int64_t tile = 4);  // "F(4x4, 3x3)"
 

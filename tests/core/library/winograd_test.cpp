@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "core/library/code_convolution.h"
 #include "core/library/convert.h"
 #include "core/library/onednn_integer.h"
 #include "tests/core/library/cases.h"
@@ -281,6 +282,11 @@ TEST(WinogradChoice, IsTheTableOfTheKernelBenchmark) {
         << layer.shape.text();
     EXPECT_EQ(winograd::faster_tile(layer.shape, {0, 255}, {-127, 127}), layer.tile ? 2 : 0)
         << layer.shape.text();
+    const bool many = std::min(layer.shape.c, layer.shape.k) >= 32;
+    EXPECT_EQ(winograd::faster_tile_than_vnni(layer.shape, {0, 127}, {-127, 127}),
+              layer.tile == 4 && many ? 4 : 0)
+        << layer.shape.text();
+    EXPECT_EQ(winograd::faster_tile_than_vnni(layer.shape, {0, 255}, {-127, 127}), 0);
   }
 }
 
@@ -326,6 +332,11 @@ TEST(WinogradChoice, IsWhatTheLibraryRuns) {
   const bool on_codes = has_avx2() && effective_byte_products() != ByteProducts::vnni;
   EXPECT_EQ(codes_trace.calls().front().library, on_codes ? "winograd" : "onednn");
   EXPECT_EQ(onednn()->prepare_conv2d_codes(codes, w_codes, shape) != nullptr, on_codes);
+  const Tensor fewer = codes_of(shape.x_shape(), {0, 127}, Fill::uniform, 1);
+  const auto prepared = onednn()->prepare_conv2d_codes(fewer, w_codes, shape);
+  ASSERT_EQ(prepared != nullptr, has_avx2());
+  if (!prepared) return;
+  EXPECT_EQ(prepared->kernel(), "F(4x4, 3x3)");
 }
 
 }  // namespace
