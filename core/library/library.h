@@ -50,9 +50,9 @@ enum class CodePath {
   exact_float,  // codes as integer-valued floats, split so that every partial sum stays below 2^24
 };
 
-// What convolutions of reals may round their operands to; sums stay f32, and so does what f32 kernels
-// do faster. bf16: on a GPU results may be rounded too. tf32 (11 significant bits) is a GPU's; where a library has no lower precision it
-// computes in f32.
+// What convolutions of reals may round their operands to; sums stay f32, and so does what f32
+// kernels do faster. bf16: on a GPU results may be rounded too. tf32 (11 significant bits) is a
+// GPU's; where a library has no lower precision it computes in f32.
 enum class Precision { f32, tf32, bf16 };
 constexpr const char* name_of(Precision precision) {
   return precision == Precision::f32 ? "f32" : precision == Precision::tf32 ? "tf32" : "bf16";
