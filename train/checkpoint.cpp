@@ -214,7 +214,7 @@ void CheckpointStore::remove_leftovers() const {
 }
 
 std::string CheckpointStore::save(int64_t step, const Checkpoint& content,
-                                  std::optional<double> score) const {
+                                  std::optional<double> score, int64_t rivals_after) const {
   QT_CHECK(step >= 0, "checkpoints are of step 0 and later, got " + std::to_string(step));
   files::make_folder(folder_);
   remove_leftovers();
@@ -244,11 +244,11 @@ std::string CheckpointStore::save(int64_t step, const Checkpoint& content,
   files::write_atomically(folder_ + "/last",
                           std::filesystem::path(final_path).filename().string() + "\n");
   files::remove_tree(temporary);
-  rotate(step);
+  rotate(step, rivals_after);
   return final_path;
 }
 
-void CheckpointStore::rotate(int64_t saved) const {
+void CheckpointStore::rotate(int64_t saved, int64_t rivals_after) const {
   std::vector<Entry> complete;
   for (const Entry& entry : entries())
     if (entry.complete) complete.push_back(entry);
@@ -257,7 +257,7 @@ void CheckpointStore::rotate(int64_t saved) const {
   for (size_t i = complete.size() - newest; i < complete.size(); ++i) keep.insert(complete[i].step);
   std::vector<Entry> scored;
   for (const Entry& entry : complete)
-    if (entry.score) scored.push_back(entry);
+    if (entry.score && entry.step > rivals_after) scored.push_back(entry);
   std::sort(scored.begin(), scored.end(), [](const Entry& a, const Entry& b) {
     return *a.score != *b.score ? *a.score > *b.score : a.step > b.step;
   });

@@ -44,10 +44,12 @@ class CheckpointStore {
   void prepare(uint64_t bytes = 0) const;
 
   // Saves, then moves `last`, then removes what rotation no longer keeps. Replaces a checkpoint of
-  // the same step. The score (higher is better; NaN counts as none) is for the best-K list. Returns
-  // the folder's path. On CheckpointError (full disk, no permission, ...) all earlier checkpoints
-  // are as before.
-  std::string save(int64_t step, const Checkpoint& content, std::optional<double> score = {}) const;
+  // the same step. The score (higher is better; NaN counts as none) is for the best-K list, to which
+  // belong checkpoints after step `rivals_after` alone: scores of earlier ones are of something
+  // else. Returns the folder's path. On CheckpointError (full disk, no permission, ...) all earlier
+  // checkpoints are as before.
+  std::string save(int64_t step, const Checkpoint& content, std::optional<double> score = {},
+                   int64_t rivals_after = -1) const;
 
   // The newest that verifies; a warning for each newer one that does not. Nothing where there is no
   // checkpoint; CheckpointError where there are some but none verifies.
@@ -71,7 +73,7 @@ class CheckpointStore {
   std::vector<Entry> entries() const;
   void remove(const std::string& path) const;
   void remove_leftovers() const;
-  void rotate(int64_t saved) const;
+  void rotate(int64_t saved, int64_t rivals_after) const;
 
   std::string folder_;
   int keep_last_, keep_best_;

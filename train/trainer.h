@@ -131,6 +131,7 @@ class Trainer {
   std::vector<BatchNormState*> norms_;
   std::unique_ptr<Loader> loader_;
   int64_t steps_per_epoch_ = 0;
+  int64_t phase_began_at_ = 0;  // steps over all phases
   Precision backward_ = Precision::f32;
 
   const RunFolder* folder_ = nullptr;

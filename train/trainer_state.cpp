@@ -301,6 +301,7 @@ void Trainer::leave_behind(const LoadedCheckpoint& from) const {
 void Trainer::begin_phase(const NamedTensors* optimizer_state) {
   const auto section = device_->enter();
   const PhaseConfig& config = *phase().config;
+  phase_began_at_ = state_.at.steps_done - state_.at.epoch * steps_per_epoch_ - state_.at.step;
   gpu_.reset(), step_state_.reset();  // before what they watch
   const OptimizerConfig& optimizer = experiment_.train.optimizer;
   optimizer_ =
@@ -382,7 +383,7 @@ void Trainer::save(std::optional<double> score) {
       state_.engines = current_library().engine_choices();
     }
     content.state_json = to_json(state_);
-    store_->save(state_.at.steps_done, content, score);
+    store_->save(state_.at.steps_done, content, score, phase_began_at_);
     folder_->write_status(
         {.state = RunState::running, .step = state_.at.steps_done, .exit_code = {}, .message = ""});
   });

@@ -15,6 +15,13 @@ class Resume : public ProgramTest {
     all.insert(all.end(), more.begin(), more.end());
     return tiny(all, name);
   }
+  std::vector<std::string> names_in(const std::string& folder) const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(path(folder)))
+      names.push_back(entry.path().filename().string());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
   void expect_same_metrics(const std::string& a, const std::string& b) const {
     // Times differ; losses must not.
     const auto losses = [&](const std::string& name) {
@@ -168,6 +175,7 @@ TEST_F(Resume, APhaseAddedBehindACompleteRunHasTheBitsOfBothAtOnce) {
   EXPECT_TRUE(final_bytes() == final_bytes("whole"));
   // Nor is the accuracy of the float phase a rival.
   EXPECT_TRUE(read(path("runs/run/export/best.qat")) == read(path("runs/whole/export/best.qat")));
+  EXPECT_EQ(names_in("runs/run/checkpoints"), names_in("runs/whole/checkpoints"));
   expect_same_metrics("run", "whole");
 }
 

@@ -128,6 +128,17 @@ TEST_F(Checkpoints, RotationKeepsTheBestIndependently) {
   EXPECT_EQ(store().best(), folder() + "/step-00000004") << "the newer of two equal scores";
 }
 
+TEST_F(Checkpoints, ScoresOfAnEarlierPhaseAreNoRivals) {
+  const CheckpointStore keeps = store(1, 1);
+  keeps.save(1, content_at(1), 90);
+  keeps.save(2, content_at(2), 80);
+  EXPECT_THAT(store().steps(), ElementsAre(1, 2));
+  keeps.save(3, content_at(3), 70, /*rivals_after=*/2);
+  EXPECT_THAT(store().steps(), ElementsAre(3));
+  keeps.save(4, content_at(4), 60, /*rivals_after=*/2);
+  EXPECT_THAT(store().steps(), ElementsAre(3, 4));
+}
+
 // Against a plain model of the two lists.
 TEST_F(Checkpoints, RotationAgreesWithItsDefinition) {
   std::mt19937 random(3);
