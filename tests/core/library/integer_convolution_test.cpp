@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <set>
 #include <thread>
 
+#include "core/library/code_convolution.h"
+#include "core/library/onednn_integer.h"
 #include "tests/core/library/cases.h"
 
 namespace qt {
@@ -184,6 +187,37 @@ TEST(IntegerConvolution, NoCaseOfSevenBitCodesFallsBackToFloats) {
     EXPECT_TRUE(arithmetic == "u8s8s32" || arithmetic == "s16s16s32")
         << shape.text() << ": " << trace.calls().at(0).kernel << " " << arithmetic;
   }
+}
+
+// As the integer program asks for them: sums of some pictures at a time, of batches of several
+// sizes.
+TEST(IntegerConvolution, PreparedOnesGiveTheSumsOfPlainLoopsForAnyNumberOfPictures) {
+  std::vector<Conv2dShape> shapes = convolution_cases();
+  shapes.push_back({.n = 5, .h = 64, .w = 65, .c = 3, .k = 64});
+  shapes.push_back({.n = 2, .h = 16, .w = 16, .c = 32, .k = 32, .r = 3, .s = 3, .padding = 1});
+  std::set<std::string> libraries;
+  for (const Conv2dShape& shape : shapes)
+    for (const Ranges& r : ranges()) {
+      const Tensor x = codes_of(shape.x_shape(), r.x, Fill::ends, 3),
+                   w = codes_of(shape.w_shape(), r.w, Fill::ends, 4);
+      const auto prepared = onednn()->prepare_conv2d_codes(x, w, shape);
+      if (!prepared) continue;
+      libraries.insert(prepared->library());
+      for (const int64_t n : {shape.n, int64_t(1), shape.n + 1}) {
+        Conv2dShape batch = shape;
+        batch.n = n;
+        const Tensor pictures = codes_of(batch.x_shape(), r.x, Fill::uniform, n);
+        EXPECT_EQ(
+            count_differences(prepared->rounded_sums(pictures),
+                              reference()->conv2d_codes(pictures, w, batch, CodePath::integer)),
+            0)
+            << text(batch, r) << ", " << prepared->kernel();
+      }
+    }
+  const bool vnni = effective_byte_products() == ByteProducts::vnni;
+  EXPECT_EQ(libraries, !has_avx2() ? std::set<std::string>{}
+                       : vnni      ? std::set<std::string>({"onednn", "winograd"})
+                                   : std::set<std::string>({"direct", "winograd"}));
 }
 
 TEST(IntegerConvolution, ThreadsMayShareALibrary) {
