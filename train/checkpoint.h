@@ -44,10 +44,10 @@ class CheckpointStore {
   void prepare(uint64_t bytes = 0) const;
 
   // Saves, then moves `last`, then removes what rotation no longer keeps. Replaces a checkpoint of
-  // the same step. The score (higher is better; NaN counts as none) is for the best-K list, to which
-  // belong checkpoints after step `rivals_after` alone: scores of earlier ones are of something
-  // else. Returns the folder's path. On CheckpointError (full disk, no permission, ...) all earlier
-  // checkpoints are as before.
+  // the same step. The score (higher is better; NaN counts as none) is for the best-K list, to
+  // which belong checkpoints after step `rivals_after` alone: scores of earlier ones are of
+  // something else. Returns the folder's path. On CheckpointError (full disk, no permission, ...)
+  // all earlier checkpoints are as before.
   std::string save(int64_t step, const Checkpoint& content, std::optional<double> score = {},
                    int64_t rivals_after = -1) const;
 
