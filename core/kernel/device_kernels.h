@@ -188,27 +188,34 @@ __global__ void __launch_bounds__(32 * warps_of_chunks)
     }
 }
 
-// ---- merging of chunks, from first to last ----
+// ---- merging of the chunks of each group, then of the groups, from first to last ----
 // All threads of a block fetch the numbers of some chunks for 32 columns, then one warp adds them
 // while the others fetch the next: the order is fixed, and nobody waits for memory one number at a
-// time.
+// time. Groups are few; a warp reads them one after the other.
 constexpr int merge_columns = 32, merge_lanes = 8, merge_depth = 32;
 inline dim3 merge_block() { return {merge_columns, merge_lanes}; }
 inline unsigned merge_blocks(int64_t columns) {
   return unsigned((columns + merge_columns - 1) / merge_columns);
 }
+inline int64_t groups_of(int64_t rows) { return (rows + group_rows - 1) / group_rows; }
+// Without rows there is one group of nothing, whose sums are zeros.
+inline dim3 merge_grid(int64_t columns, int64_t rows) {
+  return {merge_blocks(columns), unsigned(groups_of(rows) > 0 ? groups_of(rows) : 1)};
+}
 
+// sums [groups][columns].
 template <class Sum>
 __global__ void __launch_bounds__(merge_columns* merge_lanes)
     merge_kernel(int64_t chunks, int64_t columns, const float* partial, Sum* sums) {
   SHARED(float, fetched, 2 * merge_depth * merge_columns);
   const int x = int(threadIdx.x), y = int(threadIdx.y);
-  const int64_t column = int64_t(blockIdx.x) * merge_columns + x;
+  const int64_t column = int64_t(blockIdx.x) * merge_columns + x, group = blockIdx.y;
+  const int64_t end = min(chunks, (group + 1) * group_chunks);
   double total = 0;
   int half = 0;
-  for (int64_t first = 0; first < chunks; first += merge_depth, half ^= 1) {
+  for (int64_t first = group * group_chunks; first < end; first += merge_depth, half ^= 1) {
     float* const tile = fetched + half * merge_depth * merge_columns;
-    const int depth = int(chunks - first < merge_depth ? chunks - first : merge_depth);
+    const int depth = int(end - first < merge_depth ? end - first : merge_depth);
     if (column < columns)
       for (int i = y; i < depth; i += merge_lanes)
         tile[i * merge_columns + x] = partial[(first + i) * columns + column];
@@ -216,12 +223,23 @@ __global__ void __launch_bounds__(merge_columns* merge_lanes)
     if (y == 0 && column < columns)
       for (int i = 0; i < depth; ++i) total += double(tile[i * merge_columns + x]);
   }
-  if (y == 0 && column < columns) sums[column] = Sum(total);
+  if (y == 0 && column < columns) sums[group * columns + column] = Sum(total);
 }
 
+template <class Sum>
+__global__ void __launch_bounds__(merge_columns)
+    merge_groups_kernel(int64_t groups, int64_t columns, const double* of_groups, Sum* sums) {
+  const int64_t column = int64_t(blockIdx.x) * merge_columns + int(threadIdx.x);
+  if (column >= columns) return;
+  double total = 0;
+  for (int64_t group = 0; group < groups; ++group) total += of_groups[group * columns + column];
+  sums[column] = Sum(total);
+}
+
+// groups: room for [groups_of(rows)][K][channels].
 template <int K, class F, class Sum, class... Operands>
 void device_sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* partial,
-                        Sum* sums, Operands... operands) {
+                        double* groups, Sum* sums, Operands... operands) {
   const bool wide =
       channels % column_packet == 0 && (allows_packets<column_packet>(operands) && ...);
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
@@ -230,8 +248,18 @@ void device_sum_columns(Stream stream, int64_t rows, int64_t channels, F f, floa
            handle(stream), f, rows, channels, wide, partial, operands...);
     check_launch("sum_columns");
   }
-  launch(merge_kernel<Sum>, merge_blocks(K * channels), merge_block(), 0, handle(stream), chunks,
-         K * channels, partial, sums);
+  const int64_t columns = K * channels;
+  const dim3 grid = merge_grid(columns, rows);
+  if (grid.y == 1) {
+    launch(merge_kernel<Sum>, grid, merge_block(), 0, handle(stream), chunks, columns, partial,
+           sums);
+  } else {
+    launch(merge_kernel<double>, grid, merge_block(), 0, handle(stream), chunks, columns, partial,
+           groups);
+    check_launch("merge_chunks");
+    launch(merge_groups_kernel<Sum>, merge_blocks(columns), dim3(merge_columns), 0, handle(stream),
+           int64_t(grid.y), columns, groups, sums);
+  }
   check_launch("merge_chunks");
 }
 
@@ -264,19 +292,18 @@ static __global__ void __launch_bounds__(32 * warps_of_chunks)
   }
 }
 
-// How a chunk's moments are merged into those of the chunks before it: known without its numbers.
-struct MergeWeights {
-  double share, weight;
-};
-
+// mean and spread of group g: g * 2 * channels numbers behind those of the first.
 template <class T>
 __global__ void __launch_bounds__(merge_columns* merge_lanes)
-    merge_moments_kernel(int64_t rows, int64_t channels, const float* partial, T* mean, T* spread) {
+    merge_moments_kernel(int64_t all_rows, int64_t channels, const float* partial, T* mean,
+                         T* spread) {
   SHARED(float, fetched, 2 * merge_depth * 2 * merge_columns);
   SHARED(MergeWeights, fetched_weights, 2 * merge_depth);
   const int x = int(threadIdx.x), y = int(threadIdx.y);
-  const int64_t c = int64_t(blockIdx.x) * merge_columns + x;
+  const int64_t c = int64_t(blockIdx.x) * merge_columns + x, group = blockIdx.y;
+  const int64_t rows = min(group_rows, all_rows - group * group_rows);
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
+  partial += group * group_chunks * 2 * channels;
   double m = 0, m2 = 0;
   int half = 0;
   for (int64_t start = 0; start < chunks; start += merge_depth, half ^= 1) {
@@ -291,31 +318,53 @@ __global__ void __launch_bounds__(merge_columns* merge_lanes)
       }
       if (x != 0) continue;
       const int64_t first = (start + i) * chunk_rows;
-      const double n = double(min(chunk_rows, rows - first)), total = double(first) + n;
-      weights[i] = {n / total, double(first) * (n / total)};
+      weights[i] = merge_weights(first, min(chunk_rows, rows - first));
     }
     __syncthreads();
     if (y == 0 && c < channels)
-      for (int i = 0; i < depth; ++i) {
-        const double delta = double(tile[2 * i * merge_columns + x]) - m;
-        m += delta * weights[i].share;
-        m2 += double(tile[(2 * i + 1) * merge_columns + x]) + delta * delta * weights[i].weight;
-      }
+      for (int i = 0; i < depth; ++i)
+        merge_moments_of(double(tile[2 * i * merge_columns + x]),
+                         double(tile[(2 * i + 1) * merge_columns + x]), weights[i], m, m2);
   }
-  if (y == 0 && c < channels) store_moments(m, m2, rows, mean + c, spread + c);
+  const int64_t to = group * 2 * channels + c;
+  if (y == 0 && c < channels) store_moments(m, m2, rows, mean + to, spread + to);
 }
 
+// of_groups [groups][mean, squared deviations][channels].
+template <class T>
+__global__ void __launch_bounds__(merge_columns)
+    merge_moment_groups_kernel(int64_t rows, int64_t channels, const double* of_groups, T* mean,
+                               T* spread) {
+  const int64_t c = int64_t(blockIdx.x) * merge_columns + int(threadIdx.x);
+  if (c >= channels) return;
+  double m = 0, m2 = 0;
+  for (int64_t start = 0; start < rows; start += group_rows, of_groups += 2 * channels)
+    merge_moments_of(of_groups[c], of_groups[channels + c],
+                     merge_weights(start, min(group_rows, rows - start)), m, m2);
+  store_moments(m, m2, rows, mean + c, spread + c);
+}
+
+// groups: room for [groups_of(rows)][2][channels].
 template <class T>
 void device_column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
-                           float* partial, T* mean, T* spread) {
+                           float* partial, double* groups, T* mean, T* spread) {
   const bool wide = channels % column_packet == 0 && holds_packets<column_packet>(x);
   if (rows > 0) {
     launch(chunk_moments_kernel, chunk_grid(rows, channels), chunk_block(), 0, handle(stream), rows,
            channels, wide, x, partial);
     check_launch("chunk_moments");
   }
-  launch(merge_moments_kernel<T>, merge_blocks(channels), merge_block(), 0, handle(stream), rows,
-         channels, partial, mean, spread);
+  const dim3 grid = merge_grid(channels, rows);
+  if (grid.y == 1) {
+    launch(merge_moments_kernel<T>, grid, merge_block(), 0, handle(stream), rows, channels, partial,
+           mean, spread);
+  } else {
+    launch(merge_moments_kernel<double>, grid, merge_block(), 0, handle(stream), rows, channels,
+           partial, groups, groups + channels);
+    check_launch("merge_moments");
+    launch(merge_moment_groups_kernel<T>, merge_blocks(channels), dim3(merge_columns), 0,
+           handle(stream), rows, channels, groups, mean, spread);
+  }
   check_launch("merge_moments");
 }
 

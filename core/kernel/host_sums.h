@@ -92,12 +92,17 @@ void sum_wide_chunk(int64_t first, int64_t end, int64_t channels, F f, const Vie
   }
 }
 
-// partial [chunks][K][channels] -> sums [K][channels], added in double from first to last.
+// partial [chunks][K][channels] -> sums [K][channels], added in double: the chunks of a group, then
+// the groups, from first to last.
 template <class Sum>
 void merge_chunks(int64_t chunks, int64_t columns, const float* partial, Sum* sums) {
-  std::vector<double> total(size_t(columns), 0.0);
-  for (int64_t i = 0; i < chunks; ++i)
-    for (int64_t j = 0; j < columns; ++j) total[size_t(j)] += double(partial[i * columns + j]);
+  std::vector<double> total(size_t(columns), 0.0), group(total);
+  for (int64_t first = 0; first < chunks; first += group_chunks) {
+    std::fill(group.begin(), group.end(), 0.0);
+    for (int64_t i = first; i < std::min(chunks, first + group_chunks); ++i)
+      for (int64_t j = 0; j < columns; ++j) group[size_t(j)] += double(partial[i * columns + j]);
+    for (size_t j = 0; j < total.size(); ++j) total[j] += group[j];
+  }
   for (int64_t j = 0; j < columns; ++j) sums[j] = Sum(total[size_t(j)]);
 }
 
@@ -152,18 +157,40 @@ QT_HD inline void store_moments(double mean, double m2, int64_t, double* to_mean
   *to_m2 = m2;
 }
 
-// partial [chunks][mean, M2][channels]; the last chunk may have fewer rows.
+// How the moments of rows are merged into those of the rows before them (Chan, Golub & LeVeque
+// 1983): known without the numbers.
+struct MergeWeights {
+  double share, weight;
+};
+QT_HD inline MergeWeights merge_weights(int64_t rows_before, int64_t rows) {
+  const double share = double(rows) / (double(rows_before) + double(rows));
+  return {share, double(rows_before) * share};
+}
+QT_HD inline void merge_moments_of(double mean, double m2, MergeWeights weights, double& all_mean,
+                                   double& all_m2) {
+  const double delta = mean - all_mean;
+  all_mean += delta * weights.share;
+  all_m2 += m2 + delta * delta * weights.weight;
+}
+
+// partial [chunks][mean, M2][channels]; the last chunk may have fewer rows. Chunks into groups,
+// groups from first to last.
 template <class T>
 void merge_moments(int64_t rows, int64_t channels, const float* partial, T* mean, T* spread) {
-  std::vector<double> m(size_t(channels), 0.0), m2(size_t(channels), 0.0);
-  for (int64_t first = 0; first < rows; first += chunk_rows, partial += 2 * channels) {
-    const double n = double(std::min(chunk_rows, rows - first)), total = double(first) + n;
-    const double share = n / total, weight = double(first) * share;
-    for (int64_t c = 0; c < channels; ++c) {
-      const double delta = double(partial[c]) - m[size_t(c)];
-      m[size_t(c)] += delta * share;
-      m2[size_t(c)] += double(partial[channels + c]) + delta * delta * weight;
+  std::vector<double> m(size_t(channels), 0.0), m2(m), group_m(m), group_m2(m);
+  for (int64_t start = 0; start < rows; start += group_rows) {
+    const int64_t in_group = std::min(group_rows, rows - start);
+    std::fill(group_m.begin(), group_m.end(), 0.0);
+    std::fill(group_m2.begin(), group_m2.end(), 0.0);
+    for (int64_t first = 0; first < in_group; first += chunk_rows, partial += 2 * channels) {
+      const auto weights = merge_weights(first, std::min(chunk_rows, in_group - first));
+      for (int64_t c = 0; c < channels; ++c)
+        merge_moments_of(double(partial[c]), double(partial[channels + c]), weights,
+                         group_m[size_t(c)], group_m2[size_t(c)]);
     }
+    const auto weights = merge_weights(start, in_group);
+    for (size_t c = 0; c < m.size(); ++c)
+      merge_moments_of(group_m[c], group_m2[c], weights, m[c], m2[c]);
   }
   for (int64_t c = 0; c < channels; ++c)
     store_moments(m[size_t(c)], m2[size_t(c)], rows, mean + c, spread + c);

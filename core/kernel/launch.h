@@ -72,16 +72,18 @@ void generate(Stream stream, int64_t n, F f, T* to) {
 }
 
 // sums: f32 [K, channels]; or f64, for whoever adds them to other ranks'. Chunks of chunk_rows
-// rows, partial sums in f32, merged in double from first to last.
+// rows, partial sums in f32, merged in double: group_chunks of them, then the groups.
 template <int K, class F, class Sum, class... Operands>
 void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, Sum* sums,
                  Operands... operands) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, K, channels}, DType::f32);
 #ifdef QT_DEVICE_CODE
-  if (stream.on_gpu)
-    return kernel::device_sum_columns<K>(stream, rows, channels, f, partial.data<float>(), sums,
-                                         operands...);
+  if (stream.on_gpu) {
+    const Tensor groups = Tensor::empty({kernel::groups_of(rows), K, channels}, DType::f64);
+    return kernel::device_sum_columns<K>(stream, rows, channels, f, partial.data<float>(),
+                                         static_cast<double*>(groups.raw()), sums, operands...);
+  }
 #endif
   (void)stream;
   kernel::host_sum_columns<K>(rows, channels, f, partial.data<float>(), sums, operands...);
@@ -111,18 +113,20 @@ void max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
 }
 
 // mean, var: f32 [channels]; var is biased (divided by rows). Per chunk the mean, then the squared
-// deviations from it; chunks are merged in double (Chan, Golub & LeVeque 1983). In f64 nothing is
-// rounded afterwards, and in the place of the variance stands the sum of squared deviations: what
-// is merged with other ranks' moments.
+// deviations from it; chunks, then groups are merged in double (Chan, Golub & LeVeque 1983). In f64
+// nothing is rounded afterwards, and in the place of the variance stands the sum of squared
+// deviations: what is merged with other ranks' moments.
 template <class T>
 void column_moments(Stream stream, int64_t rows, int64_t channels, const float* x, T* mean,
                     T* spread) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, 2, channels}, DType::f32);
 #ifdef QT_DEVICE_CODE
-  if (stream.on_gpu)
-    return kernel::device_column_moments(stream, rows, channels, x, partial.data<float>(), mean,
-                                         spread);
+  if (stream.on_gpu) {
+    const Tensor groups = Tensor::empty({kernel::groups_of(rows), 2, channels}, DType::f64);
+    return kernel::device_column_moments(stream, rows, channels, x, partial.data<float>(),
+                                         static_cast<double*>(groups.raw()), mean, spread);
+  }
 #endif
   (void)stream;
   kernel::host_column_moments(rows, channels, x, partial.data<float>(), mean, spread);

@@ -150,6 +150,10 @@ struct WindowShape {
 // These numbers fix the order of additions and so the bits: they are part of the launchers'
 // contract.
 constexpr int64_t chunk_rows = 128;  // rows that sum_columns adds before it merges
+// Chunks that are merged into a group, in double; groups are merged from first to last. On a GPU
+// one chain of dependent additions through all chunks of a large picture would cost more than the
+// reading of them.
+constexpr int64_t group_chunks = 64, group_rows = group_chunks * chunk_rows;
 constexpr int row_lanes =
     4;  // lane l of a chunk adds rows l, l + 4, ...; lanes are added as a tree
 constexpr int column_lanes =

@@ -253,17 +253,25 @@ TEST_F(Launchers, SumsAndMomentsOfColumnsAtAnyAddress) {
     }
 }
 
-// More chunks than are merged at a time.
+// Several groups of chunks, of more columns than a block merges.
 TEST_F(Launchers, SumsAndMomentsOfManyRows) {
   if (build != Build::plain) GTEST_SKIP() << "takes long under a sanitizer";
-  const int64_t rows = 70 * chunk_rows + 5, channels = 5;
+  const int64_t rows = 2 * group_rows + 5 * chunk_rows + 5, channels = 13;
   expect_same_on_gpu({numbers({rows, channels}, 1), numbers({channels}, 2)},
-                     {unwritten({3, channels}), unwritten({channels}), unwritten({channels})},
+                     {unwritten({3, channels}), unwritten({channels}), unwritten({channels}),
+                      unwritten({3, channels}, DType::f64), unwritten({2, channels}, DType::f64)},
                      [=](Stream stream, const Tensors& x, Tensors y) {
-                       sum_columns<3>(stream, rows, channels, ThreeSums{}, y[0].data<float>(),
-                                      in(x[0].data<float>()), per_channel(x[1].data<float>()));
-                       column_moments(stream, rows, channels, x[0].data<float>(),
-                                      y[1].data<float>(), y[2].data<float>());
+                       const auto sums_to = [&](auto* to) {
+                         sum_columns<3>(stream, rows, channels, ThreeSums{}, to,
+                                        in(x[0].data<float>()), per_channel(x[1].data<float>()));
+                       };
+                       const auto moments_to = [&](auto* mean, auto* spread) {
+                         column_moments(stream, rows, channels, x[0].data<float>(), mean, spread);
+                       };
+                       sums_to(y[0].data<float>());
+                       moments_to(y[1].data<float>(), y[2].data<float>());
+                       sums_to(y[3].data<double>());
+                       moments_to(y[4].data<double>(), y[4].data<double>() + channels);
                      });
 }
 

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "core/kernel/segments.h"
 #include "tests/support/tensors.h"
 #include "tests/support/threads.h"
@@ -204,22 +206,23 @@ struct ThreeSums {
   QT_HD Values<3> operator()(float x, float m) const { return {{x, x * m, x - m}}; }
 };
 
-// The documented order: chunks of 128 rows; lane l adds rows l, l + 4, ...; lanes as a tree; chunks
-// in double.
-std::vector<float> plain_sum_columns(const Tensor& x, const Tensor& m) {
+// The documented order: chunks of 128 rows; lane l adds rows l, l + 4, ...; lanes as a tree; 64
+// chunks in double, and such groups.
+std::vector<double> plain_sum_columns(const Tensor& x, const Tensor& m) {
   const int64_t rows = x.rows(), channels = x.channels();
-  std::vector<float> sums(size_t(3 * channels));
+  std::vector<double> sums(size_t(3 * channels));
   for (int k = 0; k < 3; ++k)
     for (int64_t c = 0; c < channels; ++c) {
-      double total = 0;
+      double total = 0, group = 0;
       for (int64_t first = 0; first < rows; first += chunk_rows) {
+        if (first % group_rows == 0) total += std::exchange(group, 0);
         float lane[row_lanes] = {};
         for (int64_t r = first; r < std::min(rows, first + chunk_rows); ++r)
           lane[(r - first) % row_lanes] +=
               ThreeSums{}(x.data<float>()[r * channels + c], m.data<float>()[c]).v[k];
-        total += double((lane[0] + lane[2]) + (lane[1] + lane[3]));
+        group += double((lane[0] + lane[2]) + (lane[1] + lane[3]));
       }
-      sums[size_t(k * channels + c)] = float(total);
+      sums[size_t(k * channels + c)] = total + group;
     }
   return sums;
 }
@@ -230,8 +233,21 @@ TEST(SumColumns, AddsInTheDocumentedOrder) {
     Tensor sums = unwritten({3, channels});
     sum_columns<3>(current_stream(), rows, channels, ThreeSums{}, sums.data<float>(),
                    in(x.data<float>()), per_channel(m.data<float>()));
-    expect_same(sums, plain_sum_columns(x, m));
+    const std::vector<double> wanted = plain_sum_columns(x, m);
+    expect_same(sums, {wanted.begin(), wanted.end()});
   });
+}
+
+// More chunks than a group has: in f64, where the order of groups shows.
+constexpr int64_t rows_of_groups = 2 * group_rows + 3 * chunk_rows + 7;
+
+TEST(SumColumns, AddsGroupsOfChunksInTheDocumentedOrder) {
+  const int64_t channels = 3;
+  const Tensor x = floats({rows_of_groups, channels}, 1), m = floats({channels}, 2);
+  Tensor sums = Tensor::empty({3, channels}, DType::f64);
+  sum_columns<3>(current_stream(), rows_of_groups, channels, ThreeSums{}, sums.data<double>(),
+                 in(x.data<float>()), per_channel(m.data<float>()));
+  EXPECT_EQ(sums.to_vector<double>(), plain_sum_columns(x, m));
 }
 
 // Sums of parts, in f64, are the sums of the whole to the last bit where parts are whole chunks.
@@ -309,8 +325,19 @@ TEST(MaxRows, FindsTheLargest) {
   });
 }
 
-// Chunk means and squared deviations in f32 by lanes, merged in double.
-void plain_moments(const Tensor& x, std::vector<float>& mean, std::vector<float>& var) {
+struct Moments {
+  double rows = 0, mean = 0, squares = 0;
+  void merge(const Moments& other) {
+    if (other.rows == 0) return;
+    const double share = other.rows / (rows + other.rows), delta = other.mean - mean;
+    mean += delta * share;
+    squares += other.squares + delta * delta * (rows * share);
+    rows += other.rows;
+  }
+};
+
+// Chunk means and squared deviations in f32 by lanes, merged in double: 64 chunks, and such groups.
+void plain_moments(const Tensor& x, std::vector<double>& mean, std::vector<double>& squares_of) {
   const int64_t rows = x.rows(), channels = x.channels();
   const auto chunk = [&](int64_t first, int64_t end, auto value) {
     float lane[row_lanes] = {};
@@ -318,20 +345,19 @@ void plain_moments(const Tensor& x, std::vector<float>& mean, std::vector<float>
     return (lane[0] + lane[2]) + (lane[1] + lane[3]);
   };
   for (int64_t c = 0; c < channels; ++c) {
-    double m = 0, m2 = 0;
+    Moments all, group;
     for (int64_t first = 0; first < rows; first += chunk_rows) {
+      if (first % group_rows == 0) all.merge(std::exchange(group, {}));
       const int64_t end = std::min(rows, first + chunk_rows);
       const auto at = [&](int64_t r) { return x.data<float>()[r * channels + c]; };
       const float middle = chunk(first, end, at) / float(end - first);
       const float squares =
           chunk(first, end, [&](int64_t r) { return (at(r) - middle) * (at(r) - middle); });
-      const double n = double(end - first), share = n / (double(first) + n),
-                   delta = double(middle) - m;
-      m += delta * share;
-      m2 += double(squares) + delta * delta * (double(first) * share);
+      group.merge({double(end - first), double(middle), double(squares)});
     }
-    mean.push_back(float(m));
-    var.push_back(float(m2 / double(rows)));
+    all.merge(group);
+    mean.push_back(all.mean);
+    squares_of.push_back(all.squares);
   }
 }
 
@@ -341,11 +367,24 @@ TEST(ColumnMoments, AreMergedInTheDocumentedOrder) {
     Tensor mean = unwritten({channels}), var = unwritten({channels});
     column_moments(current_stream(), rows, channels, x.data<float>(), mean.data<float>(),
                    var.data<float>());
-    std::vector<float> wanted_mean, wanted_var;
+    std::vector<double> wanted_mean, wanted_var;
     plain_moments(x, wanted_mean, wanted_var);
-    expect_same(mean, wanted_mean);
-    expect_same(var, wanted_var);
+    for (double& v : wanted_var) v /= double(rows);
+    expect_same(mean, {wanted_mean.begin(), wanted_mean.end()});
+    expect_same(var, {wanted_var.begin(), wanted_var.end()});
   });
+}
+
+TEST(ColumnMoments, OfGroupsAreMergedInTheDocumentedOrder) {
+  const int64_t channels = 3;
+  const Tensor x = floats({rows_of_groups, channels}, 1, 3);
+  Tensor moments = Tensor::empty({2, channels}, DType::f64);
+  double* const m = moments.data<double>();
+  column_moments(current_stream(), rows_of_groups, channels, x.data<float>(), m, m + channels);
+  std::vector<double> wanted, squares;
+  plain_moments(x, wanted, squares);
+  wanted.insert(wanted.end(), squares.begin(), squares.end());
+  EXPECT_EQ(moments.to_vector<double>(), wanted);
 }
 
 TEST(ColumnMoments, InDoubleAreThoseThatAreRounded) {
