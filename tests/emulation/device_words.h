@@ -98,9 +98,11 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
   std::tuple<Parameters...> values{static_cast<Parameters>(arguments)...};
   // What lies between members by chance may look like an address to the check of arguments. (A
   // functor without members is all padding, in a tuple's other elements.)
-  const auto clear = [](auto& v) {
+  const auto clear = []([[maybe_unused]] auto& v) {
+#if __has_builtin(__builtin_clear_padding)  // g++ has it, clang-tidy's front end has not
     if constexpr (!std::is_empty_v<std::remove_reference_t<decltype(v)>>)
       __builtin_clear_padding(&v);
+#endif
   };
   std::apply([&](auto&... v) { (clear(v), ...); }, values);
   emulator::Launch launch{.grid = grid, .block = block, .shared_bytes = shared};
