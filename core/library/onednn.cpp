@@ -9,8 +9,9 @@
 #include "core/library/convert.h"
 #include "core/library/direct/direct.h"
 #include "core/library/library.h"
-#include "core/library/onednn_codes.h"
 #include "core/library/onednn_integer.h"
+#include "core/library/onednn_plans.h"
+#include "core/library/onednn_self_test.h"
 #include "core/library/strided.h"
 #include "core/library/winograd/winograd.h"
 
@@ -42,7 +43,7 @@ class OneDnn final : public Library {
       note_direct("conv2d", shape);
       return direct::conv2d(x, w, shape);
     }
-    const ConvolutionPlan& plan = kernels_->plans.get({.shape = shape});
+    const ConvolutionPlan& plan = plans_.get({.shape = shape});
     note("conv2d", plan.kernel(), "f32", shape.text());
     Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
     plan.run(x, w, y);
@@ -67,8 +68,7 @@ class OneDnn final : public Library {
       note_direct("conv2d_backward_data", shape);
       return direct::conv2d_backward_data(dy, w, shape);
     }
-    const ConvolutionPlan& plan =
-        kernels_->plans.get({shape, ConvolutionKind::backward_data, type, type});
+    const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::backward_data, type, type});
     note("conv2d_backward_data", plan.kernel(), text_of(type), shape.text());
     Tensor dx = Tensor::empty(shape.x_shape(), DType::f32);
     plan.run(operand(dy, type), operand(w, type), dx);
@@ -90,15 +90,14 @@ class OneDnn final : public Library {
       return direct::conv2d_backward_weights(x, dy, shape);
     }
     const ConvolutionPlan& plan =
-        kernels_->plans.get({shape, ConvolutionKind::backward_weights, type, Type::f32});
+        plans_.get({shape, ConvolutionKind::backward_weights, type, Type::f32});
     note("conv2d_backward_weights", plan.kernel(), text_of(type), shape.text());
     Tensor dw = Tensor::empty(shape.w_shape(), DType::f32);
     plan.run(operand(x, type), operand(dy, type), dw);
     return dw;
   }
 
-  // Of our own kernels, but for direct ones where the CPU multiplies bytes: oneDNN's are ahead
-  // there.
+  // Of our own kernels. Where the CPU multiplies bytes exactly, oneDNN's direct ones stay ahead.
   std::unique_ptr<CodeConvolution> prepare_conv2d_codes(const Tensor& x, const Tensor& w,
                                                         const Conv2dShape& shape) override {
     if (!has_avx2() || w.dtype() != DType::i8) return nullptr;
@@ -108,7 +107,7 @@ class OneDnn final : public Library {
     if (const int64_t tile = vnni ? winograd::faster_tile_than_vnni(shape, x_range, w_range)
                                   : winograd::faster_tile(shape, x_range, w_range))
       return winograd::prepare_codes(w, shape, tile);
-    if (vnni) return prepare_onednn_codes(kernels_, x, w, shape);
+    if (vnni) return nullptr;
     if (direct::computes_codes(shape, w_range)) return direct::prepare_codes(x_range, w, shape);
     return nullptr;
   }
@@ -145,7 +144,7 @@ class OneDnn final : public Library {
   Tensor bf16_conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape) {
     if (skips_pixels(shape)) return bf16_conv2d(take_pixels(x, shape), w, dense_shape(shape));
     const ConvolutionPlan& plan =
-        kernels_->plans.get({shape, ConvolutionKind::forward, Type::bf16, Type::bf16});
+        plans_.get({shape, ConvolutionKind::forward, Type::bf16, Type::bf16});
     note("conv2d", plan.kernel(), "bf16", shape.text());
     Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
     plan.run(to_bf16(x), to_bf16(w), y);
@@ -160,10 +159,9 @@ class OneDnn final : public Library {
     const IntegerKernel kernel = choose_integer_kernel(x_range, w_range, effective_byte_products());
     if (kernel == IntegerKernel::exact_float) return {};
     const Type source = kernel == IntegerKernel::u8s8 ? Type::u8 : Type::s8;
-    const ConvolutionPlan& plan =
-        kernels_->plans.get({shape, ConvolutionKind::forward, source, Type::s8});
+    const ConvolutionPlan& plan = plans_.get({shape, ConvolutionKind::forward, source, Type::s8});
     Tensor y = Tensor::empty(shape.y_shape(), DType::f32);
-    if (!kernels_->self_tests.passed(plan, shape, x_range, w_range, y)) return {};
+    if (!self_tests_.passed(plan, shape, x_range, w_range, y)) return {};
     note(operation, plan.kernel(), text_of(kernel), shape.text());
     plan.run(x, w, y);
     return y;
@@ -220,7 +218,8 @@ class OneDnn final : public Library {
       LibraryTrace::note({"onednn", operation, kernel, arithmetic, shape});
   }
 
-  std::shared_ptr<OneDnnKernels> kernels_ = std::make_shared<OneDnnKernels>();
+  ConvolutionPlans plans_;
+  IntegerSelfTests self_tests_;
 };
 
 const Registry<Library>::Add add{"onednn", make_onednn_library};

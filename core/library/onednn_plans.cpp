@@ -75,10 +75,7 @@ void execute(const dnnl::primitive& primitive, const memory::desc& scratch,
   stream().wait();
 }
 
-memory at(const memory::desc& desc, const void* data) {
-  return {desc, cpu(), const_cast<void*>(data)};
-}
-memory at(const memory::desc& desc, const Tensor& t) { return at(desc, t.raw()); }
+memory at(const memory::desc& desc, const Tensor& t) { return {desc, cpu(), t.raw()}; }
 
 // KRSC bytes as KCRS.
 Tensor transposed(const Tensor& w) {
@@ -99,7 +96,7 @@ size_t PlanKeyHash::operator()(const PlanKey& key) const {
   size_t hash = 0;
   for (const int64_t value :
        {s.n, s.h, s.w, s.c, s.k, s.r, s.s, s.stride, s.padding, s.dilation, s.groups,
-        int64_t(key.kind), int64_t(key.images), int64_t(key.weights), int64_t(key.result)})
+        int64_t(key.kind), int64_t(key.images), int64_t(key.weights)})
     hash = (hash ^ size_t(value)) * 0x9e3779b97f4a7c15u + (hash >> 29);
   return hash;
 }
@@ -114,7 +111,7 @@ ConvolutionPlan::ConvolutionPlan(const PlanKey& key, WeightSource weights)
 }
 
 void ConvolutionPlan::create_forward(const PlanKey& key) {
-  const auto desc = forward_desc(key, key.result);
+  const auto desc = forward_desc(key, Type::f32);
   primitive_ = dnnl::convolution_forward(desc);
   kernel_ = desc.impl_info_str();
   x_ = desc.src_desc();
@@ -173,19 +170,14 @@ Tensor ConvolutionPlan::blocked_weights(const Tensor& w) const {
   return blocked;
 }
 
-void ConvolutionPlan::run_forward(const void* x, const Tensor& blocked_weights, void* y) const {
-  name_onednn_errors("convolution " + shape_.text(), [&] {
-    execute(primitive_, scratch_,
-            {{DNNL_ARG_SRC, at(x_, x)},
-             {DNNL_ARG_WEIGHTS, at(w_blocked_, blocked_weights)},
-             {DNNL_ARG_DST, at(y_, y)}});
-  });
-}
-
 void ConvolutionPlan::run(const Tensor& first, const Tensor& second, Tensor& to) const {
   name_onednn_errors("convolution " + shape_.text(), [&] {
     if (kind_ == ConvolutionKind::forward) {
-      run_forward(first.raw(), blocked_weights(second), to.raw());
+      const Tensor w = blocked_weights(second);
+      execute(primitive_, scratch_,
+              {{DNNL_ARG_SRC, at(x_, first)},
+               {DNNL_ARG_WEIGHTS, at(w_blocked_, w)},
+               {DNNL_ARG_DST, at(y_, to)}});
     } else if (kind_ == ConvolutionKind::backward_data) {
       const Tensor w = blocked_weights(second);
       execute(primitive_, scratch_,

@@ -14,15 +14,14 @@ namespace qt {
 
 enum class ConvolutionKind { forward, backward_data, backward_weights };
 
-// What a plan is made for: the convolution and the element types oneDNN reads. images: x and dy;
-// weights: w as the caller holds it; result: of a forward pass, f32 or, of bytes, s32. Gradients
-// come out as f32.
+// What a plan is made for: the convolution and the element types oneDNN reads. images: x and y (or
+// their gradients), except that an integer forward pass writes f32; weights: w as the caller holds
+// it. Gradients come out as f32.
 struct PlanKey {
   Conv2dShape shape;
   ConvolutionKind kind = ConvolutionKind::forward;
   dnnl::memory::data_type images = dnnl::memory::data_type::f32;
   dnnl::memory::data_type weights = dnnl::memory::data_type::f32;
-  dnnl::memory::data_type result = dnnl::memory::data_type::f32;
   bool operator==(const PlanKey&) const = default;
 };
 
@@ -45,15 +44,12 @@ class ConvolutionPlan {
   // is written to `to`. Element types are those of the key. Returns when finished.
   void run(const Tensor& first, const Tensor& second, Tensor& to) const;
 
-  // A forward pass in two parts: w as the primitive reads it, and x and y by their addresses.
-  Tensor blocked_weights(const Tensor& w) const;
-  void run_forward(const void* x, const Tensor& blocked_weights, void* y) const;
-
  private:
   void create_forward(const PlanKey& key);
   void create_backward_data(const PlanKey& key);
   void create_backward_weights(const PlanKey& key);
   void adopt_weights(const PlanKey& key, const dnnl::memory::desc& blocked);
+  Tensor blocked_weights(const Tensor& w) const;
 
   ConvolutionKind kind_;
   WeightSource weight_source_;

@@ -14,7 +14,7 @@ namespace qt {
 class IntegerSelfTests {
  public:
   // True where the plan was exact on all patterns; tested at the first call for these ranges, which
-  // overwrites y (any tensor of the plan's output shape and type). A failure is logged once.
+  // overwrites y (any tensor of the plan's output shape). A failure is logged once.
   bool passed(const ConvolutionPlan& plan, const Conv2dShape& shape, const CodeRange& x,
               const CodeRange& w, Tensor& y);
 

@@ -331,13 +331,11 @@ TEST(WinogradChoice, IsWhatTheLibraryRuns) {
   onednn()->conv2d_codes(codes, w_codes, shape, CodePath::integer);
   const bool on_codes = has_avx2() && effective_byte_products() != ByteProducts::vnni;
   EXPECT_EQ(codes_trace.calls().front().library, on_codes ? "winograd" : "onednn");
-  const auto of_eight_bits = onednn()->prepare_conv2d_codes(codes, w_codes, shape);
-  ASSERT_EQ(of_eight_bits != nullptr, has_avx2());
-  if (!of_eight_bits) return;
-  EXPECT_EQ(of_eight_bits->library(), on_codes ? "winograd" : "onednn");
+  EXPECT_EQ(onednn()->prepare_conv2d_codes(codes, w_codes, shape) != nullptr, on_codes);
   const Tensor fewer = codes_of(shape.x_shape(), {0, 127}, Fill::uniform, 1);
   const auto prepared = onednn()->prepare_conv2d_codes(fewer, w_codes, shape);
-  ASSERT_TRUE(prepared);
+  ASSERT_EQ(prepared != nullptr, has_avx2());
+  if (!prepared) return;
   EXPECT_EQ(prepared->kernel(), "F(4x4, 3x3)");
 }
 
