@@ -5,6 +5,7 @@
 #include "core/kernel/launch.h"
 #include "core/kernel/segments.h"
 #include "tests/gpu/on_gpu.h"
+#include "tests/support/chunks.h"
 
 namespace qt {
 namespace {
@@ -257,7 +258,8 @@ TEST_F(Launchers, SumsAndMomentsOfColumnsAtAnyAddress) {
 TEST_F(Launchers, SumsAndMomentsOfManyRows) {
   if (build != Build::plain) GTEST_SKIP() << "takes long under a sanitizer";
   const int64_t rows = 2 * group_rows + 5 * chunk_rows + 5, channels = 13;
-  expect_same_on_gpu({numbers({rows, channels}, 1), numbers({channels}, 2)},
+  const Tensor sizes = with_chunks_of_many_sizes(numbers({rows, channels}, 1));
+  expect_same_on_gpu({sizes, numbers({channels}, 2)},
                      {unwritten({3, channels}), unwritten({channels}), unwritten({channels}),
                       unwritten({3, channels}, DType::f64), unwritten({2, channels}, DType::f64)},
                      [=](Stream stream, const Tensors& x, Tensors y) {

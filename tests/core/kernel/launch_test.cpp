@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/kernel/segments.h"
+#include "tests/support/chunks.h"
 #include "tests/support/tensors.h"
 #include "tests/support/threads.h"
 
@@ -243,7 +244,8 @@ constexpr int64_t rows_of_groups = 2 * group_rows + 3 * chunk_rows + 7;
 
 TEST(SumColumns, AddsGroupsOfChunksInTheDocumentedOrder) {
   const int64_t channels = 3;
-  const Tensor x = floats({rows_of_groups, channels}, 1), m = floats({channels}, 2);
+  const Tensor x = with_chunks_of_many_sizes(floats({rows_of_groups, channels}, 1)),
+               m = floats({channels}, 2);
   Tensor sums = Tensor::empty({3, channels}, DType::f64);
   sum_columns<3>(current_stream(), rows_of_groups, channels, ThreeSums{}, sums.data<double>(),
                  in(x.data<float>()), per_channel(m.data<float>()));
@@ -377,7 +379,7 @@ TEST(ColumnMoments, AreMergedInTheDocumentedOrder) {
 
 TEST(ColumnMoments, OfGroupsAreMergedInTheDocumentedOrder) {
   const int64_t channels = 3;
-  const Tensor x = floats({rows_of_groups, channels}, 1, 3);
+  const Tensor x = with_chunks_of_many_sizes(floats({rows_of_groups, channels}, 1, 3));
   Tensor moments = Tensor::empty({2, channels}, DType::f64);
   double* const m = moments.data<double>();
   column_moments(current_stream(), rows_of_groups, channels, x.data<float>(), m, m + channels);
