@@ -3,6 +3,7 @@
 #pragma once
 #include <utility>
 
+#include "core/kernel/elements.h"
 #include "quant/norm_act.h"
 
 namespace qt {
@@ -121,52 +122,63 @@ Tensor emit(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k
   return reals;
 }
 
-template <class Rule, class... Residual>
-void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
-               const ChannelConstants& k, const Tensor& dout, Residual... residual) {
-  const int64_t rows = y.rows(), channels = y.channels();
-  const auto operands = [&](const auto& use) {
-    const Tensor unit = to.emit_codes || !to.step.defined() ? one() : to.step.value();
-    use(in(dout.data<float>()), in(y.data<float>()), per_channel(k.live.data<float>()),
+// use(operands...): what both backward passes read of each element before the residual.
+template <class Rule, class Use>
+void with_gradient_operands(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
+                            const Tensor& dout, const Use& use) {
+  const Tensor unit = to.emit_codes || !to.step.defined() ? one() : to.step.value();
+  with_elements(dout, [&](const auto* d) {
+    use(in(d), in(y.data<float>()), per_channel(k.live.data<float>()),
         per_channel(k.b.data<float>()), per_channel(k.m.data<float>()),
         per_channel(k.mean.data<float>()), scalar(unit.data<float>()));
-  };
-  Tensor sums = Tensor::empty({3, channels}, k.ranks ? DType::f64 : DType::f32);
-  operands([&](auto... o) {
+  });
+}
+
+// The three sums, f32 [3, C], or f64 where ranks share them.
+template <class Rule, class... Residual>
+Tensor gradient_sums(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
+                     const Tensor& dout, Residual... residual) {
+  Tensor sums = Tensor::empty({3, y.channels()}, k.ranks ? DType::f64 : DType::f32);
+  with_gradient_operands(to, y, k, dout, [&](auto... o) {
     const auto reduce = [&](auto* to_sums) {
-      sum_columns<3>(current_stream(), rows, channels, ReduceGradient<Rule>{to.rule}, to_sums, o...,
-                     residual...);
+      sum_columns<3>(current_stream(), y.rows(), y.channels(), ReduceGradient<Rule>{to.rule},
+                     to_sums, o..., residual...);
     };
     if (k.ranks)
       reduce(sums.data<double>());
     else
       reduce(sums.data<float>());
   });
+  return sums;
+}
+
+// The gradient of y, and of the residual where there is one, in the types they may be given in.
+template <class Rule, class... Residual>
+void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
+               const ChannelConstants& k, const Tensor& dout, Residual... residual) {
+  const int64_t rows = y.rows(), channels = y.channels();
+  const Tensor sums = gradient_sums(to, y, k, dout, residual...);
   const float factor = Rule::codes ? 1.0f / sqrtf(to.step_count * to.rule.hi) : 0.0f;
   const Tensor apply = finish_reduction(args, k, sums, to.step, factor);
   const float* const slope = apply.data<float>();
   Tensor dy = Tensor::empty(y.shape(), args.y.gradient_type());
-  [[maybe_unused]] Tensor dresidual;
-  if constexpr (sizeof...(Residual) > 0) dresidual = Tensor::empty(y.shape(), DType::f32);
-  operands([&](auto... o) {
+  with_gradient_operands(to, y, k, dout, [&](auto... o) {
     const auto run = [&](auto... outputs) {
       map(current_stream(), rows, channels, ApplyGradient<Rule>{to.rule}, o..., per_channel(slope),
           per_channel(slope + channels), per_channel(slope + 2 * channels), residual...,
           outputs...);
     };
-    const auto run_to = [&](auto to_dy) {
-      if constexpr (sizeof...(Residual) > 0)
-        run(to_dy, out(dresidual.data<float>()));
-      else
-        run(to_dy);
-    };
-    if (dy.dtype() == DType::bf16)
-      run_to(out(dy.data<BFloat16>()));
-    else
-      run_to(out(dy.data<float>()));
+    if constexpr (sizeof...(Residual) > 0) {
+      Tensor dresidual = Tensor::empty(y.shape(), args.residual.gradient_type());
+      with_elements(dy, [&](auto* to_dy) {
+        with_elements(dresidual, [&](auto* to_dresidual) { run(out(to_dy), out(to_dresidual)); });
+      });
+      args.residual.add_grad(dresidual);
+    } else {
+      with_elements(dy, [&](auto* to_dy) { run(out(to_dy)); });
+    }
   });
   args.y.add_grad(dy);
-  if constexpr (sizeof...(Residual) > 0) args.residual.add_grad(dresidual);
 }
 
 // Calls use() with the residual's operands: none, codes and r, or reals and r.
@@ -198,11 +210,13 @@ Var fused_norm_act(const NormAct& args, const Emission<Rule>& to, const Pass& pa
   });
   std::vector<Var> inputs{args.y, args.residual, to.step};
   if (args.norm) inputs.insert(inputs.end(), {args.norm->gamma.var, args.norm->beta.var});
-  return record(result, std::move(inputs), [=](const Tensor& dout) {
+  Var emitted = record(result, std::move(inputs), [=](const Tensor& dout) {
     fused::with_residual(residual, factor, [&](auto... operands) {
       fused::push_back(args, to, y, constants, dout, operands...);
     });
   });
+  emitted.set_gradient_type(current_library().data_gradient_type(pass.backward));
+  return emitted;
 }
 
 }  // namespace qt

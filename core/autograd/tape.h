@@ -9,7 +9,7 @@
 
 namespace qt {
 
-Tensor add(const Tensor& a, const Tensor& b);  // core/ops/elementwise.cpp
+Tensor add(const Tensor& a, const Tensor& b);  // core/ops/elementwise.cpp: both f32 or both bf16
 Tensor to_float(const Tensor& x);              // core/library/convert.cpp
 
 // A value and what the tape knows about it. The gradient of a tensor that carries a scale is taken
@@ -29,12 +29,14 @@ class Var {
   bool wants_grad() const { return slot_ && slot_->wants_grad; }
   void add_grad(const Tensor& g) const {
     if (!slot_->wants_grad) return;
-    slot_->grad = grad().defined() ? add(to_float(grad()), to_float(g)) : g;
+    const Tensor given = g.dtype() == gradient_type() ? g : to_float(g);
+    slot_->grad = grad().defined() ? sum(grad(), given) : given;
   }
   void set_grad(const Tensor& g) const { slot_->grad = g; }
   void clear_grad() const { slot_->grad = Tensor(); }
-  // The type to which whoever reads the gradient rounds it: it may be given in that type. f32
-  // unless the value's own backward says otherwise.
+  // The type that the gradient may be given in, besides f32: where whoever reads it rounds it to
+  // that type, or those who compute it do. f32 unless the value's own backward says otherwise;
+  // add_grad converts.
   DType gradient_type() const { return slot_->gradient_type; }
   void set_gradient_type(DType type) const { slot_->gradient_type = type; }
   // For whoever owns a parameter: the next forward pass sees the new value.
@@ -45,6 +47,9 @@ class Var {
 
  private:
   friend class Tape;
+  static Tensor sum(const Tensor& a, const Tensor& b) {
+    return a.dtype() == b.dtype() ? add(a, b) : add(to_float(a), to_float(b));
+  }
   struct Slot {
     bool wants_grad = false;
     DType gradient_type = DType::f32;

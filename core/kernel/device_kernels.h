@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "core/device/stream.h"
 #include "core/kernel/device_packets.h"
@@ -70,41 +71,78 @@ __device__ auto apply_at(F call, int64_t i, int64_t r, int64_t c, int64_t channe
   apply_at([&](auto... others) { return call(v, others...); }, i, r, c, channels, rest...);
 }
 
+// Element i.
+template <class F, class... Operands>
+__device__ void map_element(const F& f, int64_t i, int64_t channels, const Operands&... operands) {
+  const int64_t row = quotient(i, channels);
+  apply_at([&](auto... v) { return f(v...); }, i, row, i - row * channels, channels, operands...);
+}
+
 // Work unit `unit` of a map: a packet of N elements for each of the first `packets`, then one
 // element each.
 template <int N, class F, class... Operands>
 __device__ void map_unit(const F& f, int64_t unit, int64_t packets, int64_t channels,
                          const Operands&... operands) {
-  const int64_t i = unit < packets ? unit * N : unit + packets * (N - 1);
-  const int64_t row = quotient(i, channels), channel = i - row * channels;
-  if (unit < packets)
-    apply_packet<N>([&](int, auto... v) { return f(v...); }, i, row, channel, operands...);
-  else
-    apply_at([&](auto... v) { return f(v...); }, i, row, channel, channels, operands...);
+  if (unit >= packets) return map_element(f, unit + packets * (N - 1), channels, operands...);
+  const int64_t i = unit * N, row = quotient(i, channels);
+  apply_packets<N>([&](int, auto... v) { return f(v...); }, Place{i, row, i - row * channels},
+                   operands...);
 }
 
+// The packets of one thread: `at`, and those that follow at distances of `by`, whose channel is 0.
+template <int N, class F, class... Operands>
+__device__ void map_packets(const F& f, Place at, const Place& by, int64_t end,
+                            const Operands&... operands) {
+  const auto call = [&](int, auto... v) { return f(v...); };
+  const auto after = [&](const Place& p) { return Place{p.i + by.i, p.row + by.row, p.channel}; };
+  Place next = after(at);
+  for (; next.i < end; at = after(next), next = after(at))
+    apply_packets<N>(call, PlacePair{at, next}, operands...);
+  if (at.i < end) apply_packets<N>(call, at, operands...);
+}
+
+// First `packets` packets, then element after element. From one packet of a thread to its next are
+// `by_rows` whole rows (0 where operands do not ask for rows and channels): no division on the way,
+// and what depends on the channel is read once.
 template <int N, class F, class... Operands>
 __global__ void __launch_bounds__(block_threads)
-    map_kernel(F f, int64_t units, int64_t packets, int64_t channels, Operands... operands) {
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < units; i += step)
-    map_unit<N>(f, i, packets, channels, operands...);
+    map_kernel(F f, int64_t elements, int64_t packets, int64_t channels, int64_t by_rows,
+               Operands... operands) {
+  const int64_t first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x,
+                step = int64_t(gridDim.x) * blockDim.x;
+  if (first < packets) {
+    const int64_t i = first * N, row = by_rows > 0 ? quotient(i, channels) : 0;
+    const int64_t channel = by_rows > 0 ? i - row * channels : 0;
+    map_packets<N>(f, Place{i, row, channel}, Place{step * N, by_rows, 0}, packets * N,
+                   hold<N>(operands, channel)...);
+  }
+  AS_WRITTEN
+  for (int64_t i = packets * N + first; i < elements; i += step)
+    map_element(f, i, channels, operands...);
 }
 
 void check_launch(const char* kernel);  // core/device/cuda.cpp
 
+inline int64_t most_blocks = 4096;  // whose threads then go on to further work; tests take fewer
 inline unsigned blocks_for(int64_t n) {
-  return unsigned(std::clamp<int64_t>((n + block_threads - 1) / block_threads, 1, 4096));
+  return unsigned(std::clamp<int64_t>((n + block_threads - 1) / block_threads, 1, most_blocks));
 }
 inline cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.cuda); }
 
 template <class F, class... Operands>
 void device_map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operands) {
   constexpr int n = packet_elements<Operands...>;
-  const int64_t packets = packets_of<n>(rows, channels, operands...);
-  const int64_t units = rows * channels - packets * (n - 1);
-  launch(map_kernel<n, F, Operands...>, blocks_for(units), block_threads, 0, handle(stream), f,
-         units, packets, channels, operands...);
+  constexpr bool flat = (IsFlat<Operands>::value && ...);
+  const int64_t elements = rows * channels, packets = packets_of<n>(rows, channels, operands...);
+  int64_t blocks = blocks_for(packets > 0 ? (packets + 1) / 2 : elements), by_rows = 0;
+  if (packets > 0 && !flat) {
+    // As many blocks more as it takes for all threads together to have whole rows.
+    const int64_t of_row = channels / n, whole = of_row / std::gcd(of_row, int64_t(block_threads));
+    blocks = (blocks + whole - 1) / whole * whole;
+    by_rows = blocks * block_threads / of_row;
+  }
+  launch(map_kernel<n, F, Operands...>, unsigned(blocks), block_threads, 0, handle(stream), f,
+         elements, packets, channels, by_rows, operands...);
   check_launch("map");
 }
 
@@ -146,23 +184,46 @@ inline dim3 chunk_grid(int64_t rows, int64_t channels) {
 }
 inline dim3 chunk_block() { return {tile_packets, row_lanes, warps_of_chunks}; }
 
-// sums[j] += f(...) of four channels of a row; wide: in packets.
-template <int K, class F, class... Operands>
-__device__ void add_row(Values<K>* sums, const F& f, bool wide, int64_t r, int64_t c,
-                        int64_t channels, const Operands&... operands) {
-  const auto add = [](Values<K>& sum, const Values<K>& v) {
-    for (int k = 0; k < K; ++k) sum.v[k] += v.v[k];
+template <int K>
+__device__ void add_values(Values<K>& sum, const Values<K>& v) {
+  for (int k = 0; k < K; ++k) sum.v[k] += v.v[k];
+}
+
+// sums[j] += f(...) of four channels at each of the places, one place after the other.
+template <int K, class F, class At, class... Operands>
+__device__ void add_packets(Values<K>* sums, const F& f, const At& at,
+                            const Operands&... operands) {
+  const auto add = [&](const auto&... packets) {
+    for (int j = 0; j < column_packet * At::packets; ++j)
+      add_values(sums[j % column_packet], f(packets.v[j]...));
   };
-  const int64_t i = r * channels + c;
-  if (wide) {
-    const auto add_packets = [&](const auto&... packets) {
-      for (int j = 0; j < column_packet; ++j) add(sums[j], f(packets.v[j]...));
-    };
-    add_packets(packet_at<column_packet>(operands, i, r, c)...);
-  } else {
-    for (int j = 0; j < column_packet && c + j < channels; ++j)
-      add(sums[j], f(value_at(operands, i + j, r, c + j, channels)...));
-  }
+  add(packet_at<column_packet>(operands, at)...);
+}
+
+// The rows of the calling thread, in packets.
+template <int K, class F, class... Operands>
+__device__ void add_lane(Values<K>* sums, const F& f, const ChunkTile& tile, int64_t channels,
+                         const Operands&... operands) {
+  const auto place = [&](int r) {
+    const int64_t row = tile.first + r;
+    return Place{row * channels + tile.c, row, tile.c};
+  };
+  int r = tile.lane;
+  for (; r + row_lanes < tile.rows; r += 2 * row_lanes)
+    add_packets(sums, f, PlacePair{place(r), place(r + row_lanes)}, operands...);
+  if (r < tile.rows) add_packets(sums, f, place(r), operands...);
+}
+
+// The same where channels or addresses forbid packets.
+template <int K, class F, class... Operands>
+__device__ void add_lane_by_elements(Values<K>* sums, const F& f, const ChunkTile& tile,
+                                     int64_t channels, const Operands&... operands) {
+  AS_WRITTEN
+  for (int r = tile.lane; r < tile.rows; r += row_lanes)
+    for (int j = 0; j < column_packet && tile.c + j < channels; ++j) {
+      const int64_t row = tile.first + r, c = tile.c + j;
+      add_values(sums[j], f(value_at(operands, row * channels + c, row, c, channels)...));
+    }
 }
 
 // (lane 0 + lane 2) + (lane 1 + lane 3), in the threads of lane 0.
@@ -177,9 +238,12 @@ __global__ void __launch_bounds__(32 * warps_of_chunks)
                  Operands... operands) {
   const ChunkTile at = chunk_tile(rows);
   Values<K> sums[column_packet] = {};
-  if (at.c < channels)
-    for (int r = at.lane; r < at.rows; r += row_lanes)
-      add_row<K>(sums, f, wide, at.first + r, at.c, channels, operands...);
+  if (at.c < channels) {
+    if (wide)
+      add_lane(sums, f, at, channels, hold<column_packet>(operands, at.c)...);
+    else
+      add_lane_by_elements(sums, f, at, channels, operands...);
+  }
   for (int k = 0; k < K; ++k)
     for (int j = 0; j < column_packet; ++j) {
       const float total = lanes_added(sums[j].v[k]);
@@ -264,25 +328,13 @@ void device_sum_columns(Stream stream, int64_t rows, int64_t channels, F f, floa
 }
 
 // ---- moments of columns ----
-// partial [chunks][mean, squared deviations][channels] of one chunk, which is read twice.
-static __global__ void __launch_bounds__(32 * warps_of_chunks)
-    chunk_moments_kernel(int64_t rows, int64_t channels, bool wide, const float* input,
-                         float* partial) {
-  const ChunkTile at = chunk_tile(rows);
-  Values<1> sums[column_packet] = {}, deviations[column_packet] = {};
-  float means[column_packet];
-  if (at.c < channels)
-    for (int r = at.lane; r < at.rows; r += row_lanes)
-      add_row<1>(sums, Identity{}, wide, at.first + r, at.c, channels, Element<float>{input});
-  for (int j = 0; j < column_packet; ++j)
-    means[j] = __shfl_sync(~0u, lanes_added(sums[j].v[0]) / float(at.rows), int(threadIdx.x));
-  if (at.c < channels)
-    for (int r = at.lane; r < at.rows; r += row_lanes) {
-      Values<1> values[column_packet] = {};
-      add_row<1>(values, Identity{}, wide, at.first + r, at.c, channels, Element<float>{input});
-      for (int j = 0; j < column_packet; ++j)
-        deviations[j].v[0] += SquaredDeviation{}(values[j].v[0], means[j]).v[0];
-    }
+// partial [chunks][mean, squared deviations][channels] of one chunk.
+__device__ inline float lane_mean(const Values<1>& sum, int rows) {
+  return __shfl_sync(~0u, lanes_added(sum.v[0]) / float(rows), int(threadIdx.x));
+}
+__device__ inline void store_chunk_moments(const ChunkTile& at, int64_t channels,
+                                           const float* means, const Values<1>* deviations,
+                                           float* partial) {
   for (int j = 0; j < column_packet; ++j) {
     const float total = lanes_added(deviations[j].v[0]);
     if (at.lane != 0 || at.rows <= 0 || at.c + j >= channels) continue;
@@ -290,6 +342,49 @@ static __global__ void __launch_bounds__(32 * warps_of_chunks)
     target[0] = means[j];
     target[channels] = total;
   }
+}
+
+// A whole chunk in packets: its numbers stay in registers between the mean and the deviations from
+// it, so that memory is read once.
+__device__ inline void whole_chunk_moments(const ChunkTile& at, int64_t channels,
+                                           const float* input, float* partial) {
+  constexpr int lane_rows = int(chunk_rows) / row_lanes;
+  Lanes<float, column_packet> numbers[lane_rows] = {};
+  const float* from = input + (at.first + at.lane) * channels + at.c;
+  if (at.c < channels) {
+    UNROLLED
+    for (int r = 0; r < lane_rows; ++r, from += row_lanes * channels)
+      numbers[r] = packet_of<column_packet>(from);
+  }
+  Values<1> sums[column_packet] = {}, deviations[column_packet] = {};
+  float means[column_packet];
+  UNROLLED
+  for (int r = 0; r < lane_rows; ++r)
+    for (int j = 0; j < column_packet; ++j) sums[j].v[0] += numbers[r].v[j];
+  for (int j = 0; j < column_packet; ++j) means[j] = lane_mean(sums[j], at.rows);
+  UNROLLED
+  for (int r = 0; r < lane_rows; ++r)
+    for (int j = 0; j < column_packet; ++j)
+      add_values(deviations[j], SquaredDeviation{}(numbers[r].v[j], means[j]));
+  store_chunk_moments(at, channels, means, deviations, partial);
+}
+
+static __global__ void __launch_bounds__(32 * warps_of_chunks)
+    chunk_moments_kernel(int64_t rows, int64_t channels, bool wide, const float* input,
+                         float* partial) {
+  const ChunkTile at = chunk_tile(rows);  // a warp has one chunk
+  if (wide && at.rows == chunk_rows) return whole_chunk_moments(at, channels, input, partial);
+  Values<1> sums[column_packet] = {}, deviations[column_packet] = {};
+  float means[column_packet];
+  const Element<float> x{input};
+  if (at.c < channels) add_lane_by_elements(sums, Identity{}, at, channels, x);
+  for (int j = 0; j < column_packet; ++j) means[j] = lane_mean(sums[j], at.rows);
+  if (at.c < channels) AS_WRITTEN
+  for (int r = at.lane; r < at.rows; r += row_lanes)
+    for (int j = 0; j < column_packet && at.c + j < channels; ++j)
+      add_values(deviations[j],
+                 SquaredDeviation{}(input[(at.first + r) * channels + at.c + j], means[j]));
+  store_chunk_moments(at, channels, means, deviations, partial);
 }
 
 // mean and spread of group g: g * 2 * channels numbers behind those of the first.

@@ -81,7 +81,27 @@ QT_HD inline int64_t packets_of(int64_t rows, int64_t channels, const Operands&.
   return flat || channels % N == 0 ? rows * channels / N : 0;
 }
 
-// ---- what operands give at elements i .. i + N - 1, which begin at (row r, channel c) ----
+// ---- what operands give at elements i .. i + N - 1 ----
+// Where a packet begins: element i of (row, channel).
+struct Place {
+  static constexpr int packets = 1;
+  int64_t i, row, channel;
+};
+// Two packets at a time, so that a thread waits for memory once for both.
+struct PlacePair {
+  static constexpr int packets = 2;
+  Place first, second;
+};
+// What a thread has read that is the same at every place it comes to: hold() below.
+template <class T, int N>
+struct HeldPacket {
+  Lanes<T, N> values;
+};
+template <class T>
+struct HeldValue {
+  T value;
+};
+
 template <int N, class T>
 __device__ auto packet_of(const T* p) {
   const Packet<T, N> packet = *reinterpret_cast<const Packet<T, N>*>(p);
@@ -96,68 +116,145 @@ __device__ auto repeated(T value) {
   return values;
 }
 template <int N, class T>
-__device__ auto packet_at(const Element<T>& o, int64_t i, int64_t, int64_t) {
-  return packet_of<N>(o.p + i);
+__device__ auto packet_at(const Element<T>& o, const Place& at) {
+  return packet_of<N>(o.p + at.i);
 }
 template <int N, class T>
-__device__ auto packet_at(const PerChannel<T>& o, int64_t, int64_t, int64_t c) {
-  return packet_of<N>(o.p + c);
+__device__ auto packet_at(const PerChannel<T>& o, const Place& at) {
+  return packet_of<N>(o.p + at.channel);
 }
 template <int N, class T>
-__device__ auto packet_at(const PerRow<T>& o, int64_t, int64_t r, int64_t) {
-  return repeated<N>(loaded(o.p[r]));
+__device__ auto packet_at(const PerRow<T>& o, const Place& at) {
+  return repeated<N>(loaded(o.p[at.row]));
 }
 template <int N, class T>
-__device__ auto packet_at(const Scalar<T>& o, int64_t, int64_t, int64_t) {
+__device__ auto packet_at(const Scalar<T>& o, const Place&) {
   return repeated<N>(loaded(*o.p));
 }
 template <int N>
-__device__ auto packet_at(const Column&, int64_t, int64_t, int64_t c) {
+__device__ auto packet_at(const Column&, const Place& at) {
   Lanes<int32_t, N> values;
-  for (int j = 0; j < N; ++j) values.v[j] = int32_t(c) + j;
+  for (int j = 0; j < N; ++j) values.v[j] = int32_t(at.channel) + j;
   return values;
 }
 template <int N, class T, class I>
-__device__ auto packet_at(const Lookup<T, I>& o, int64_t i, int64_t, int64_t c) {
-  const auto index = packet_of<N>(o.index + i);
+__device__ auto packet_at(const Lookup<T, I>& o, const Place& at) {
+  const auto index = packet_of<N>(o.index + at.i);
   Lanes<decltype(loaded(o.table[0])), N> values;
-  for (int j = 0; j < N; ++j) values.v[j] = loaded(o.table[(c + j) * 256 + uint8_t(index.v[j])]);
+  for (int j = 0; j < N; ++j)
+    values.v[j] = loaded(o.table[(at.channel + j) * 256 + uint8_t(index.v[j])]);
   return values;
 }
 template <int N, class T>
-__device__ auto packet_at(const Windowed<T>& o, int64_t, int64_t r, int64_t c) {
-  const T* const pixel = o.pixel(r);
+__device__ auto packet_at(const Windowed<T>& o, const Place& at) {
+  const T* const pixel = o.pixel(at.row);
   Lanes<T, N> values;
-  for (int j = 0; j < N; ++j) values.v[j] = pixel ? pixel[c + j] : T(0);
+  for (int j = 0; j < N; ++j) values.v[j] = pixel ? pixel[at.channel + j] : T(0);
   return values;
 }
+template <int N, class T>
+__device__ auto packet_at(const HeldPacket<T, N>& o, const Place&) {
+  return o.values;
+}
+template <int N, class T>
+__device__ auto packet_at(const HeldValue<T>& o, const Place&) {
+  return repeated<N>(o.value);
+}
+template <int N, class Operand>
+__device__ auto packet_at(const Operand& o, const PlacePair& at) {
+  const auto first = packet_at<N>(o, at.first), second = packet_at<N>(o, at.second);
+  using T = std::decay_t<decltype(first.v[0])>;
+  Lanes<T, 2 * N> both;
+  for (int j = 0; j < N; ++j) both.v[j] = first.v[j], both.v[N + j] = second.v[j];
+  return both;
+}
 
-// ---- a functor over one packet ----
-template <int K, int N, class R>
-__device__ void store_packets(int64_t, const Lanes<R, N>&) {}
-template <int K, int N, class R, class T, class... Rest>
-__device__ void store_packets(int64_t i, const Lanes<R, N>& r, const Output<T>& o,
-                              const Rest&... rest) {
+// The operand for a thread that stays in the channels c .. c + N - 1: what depends on them alone is
+// read now, into registers.
+template <int N, class Operand>
+__device__ const Operand& hold(const Operand& o, int64_t) {
+  return o;
+}
+template <int N, class T>
+__device__ auto hold(const PerChannel<T>& o, int64_t c) {
+  const auto values = packet_of<N>(o.p + c);
+  return HeldPacket<std::decay_t<decltype(values.v[0])>, N>{values};
+}
+template <int N, class T>
+__device__ auto hold(const Scalar<T>& o, int64_t) {
+  const auto value = loaded(*o.p);
+  return HeldValue<std::decay_t<decltype(value)>>{value};
+}
+
+// ---- a functor over one packet or two ----
+// A packet is stored as vectors of CUDA's: of a struct's copy nvcc may make a store for each
+// member.
+template <size_t bytes>
+struct VectorOf {
+  using Type = uint4;
+};
+template <>
+struct VectorOf<8> {
+  using Type = uint2;
+};
+template <>
+struct VectorOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct VectorOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct VectorOf<1> {
+  using Type = unsigned char;
+};
+template <class T, int N>
+__device__ void write_packet(T* to, const Packet<T, N>& packet) {
+  using Vector = typename VectorOf<sizeof(packet) < 16 ? sizeof(packet) : 16>::Type;
+  constexpr size_t count = sizeof(packet) / sizeof(Vector);
+  Vector words[count];
+  memcpy(words, &packet, sizeof(packet));
+  for (size_t j = 0; j < count; ++j) store_vector(reinterpret_cast<Vector*>(to) + j, words[j]);
+}
+
+// Stores results first .. first + N - 1, the K-th of each.
+template <int N, class R, int M, class T>
+__device__ void store_packet(const Output<T>& o, int64_t i, const Lanes<R, M>& r, int first,
+                             int k) {
   Packet<T, N> packet;
-  for (int j = 0; j < N; ++j) packet.v[j] = Store<T>::from(result(r.v[j], K));
-  *reinterpret_cast<Packet<T, N>*>(o.p + i) = packet;
-  store_packets<K + 1>(i, r, rest...);
+  for (int j = 0; j < N; ++j) packet.v[j] = Store<T>::from(result(r.v[first + j], k));
+  write_packet(o.p + i, packet);
+}
+template <int N, class R, int M, class T>
+__device__ void store_at(const Output<T>& o, const Place& at, const Lanes<R, M>& r, int k) {
+  store_packet<N>(o, at.i, r, 0, k);
+}
+template <int N, class R, int M, class T>
+__device__ void store_at(const Output<T>& o, const PlacePair& at, const Lanes<R, M>& r, int k) {
+  store_packet<N>(o, at.first.i, r, 0, k);
+  store_packet<N>(o, at.second.i, r, N, k);
+}
+template <int N, class At, class Results, class... T>
+__device__ void store_packets(const At& at, const Results& r, const Output<T>&... outputs) {
+  int k = 0;
+  (store_at<N>(outputs, at, r, k++), ...);
 }
 
 // Inputs one after another as apply_at; call(j, values...) is f for element j.
-template <int N, class Call, class T, class... Rest>
-__device__ void apply_packet(Call call, int64_t i, int64_t, int64_t, const Output<T>& first,
-                             const Rest&... rest) {
-  Lanes<decltype(call(0)), N> results;
-  for (int j = 0; j < N; ++j) results.v[j] = call(j);
-  store_packets<0>(i, results, first, rest...);
+template <int N, class Call, class At, class T, class... Rest>
+__device__ void apply_packets(Call call, const At& at, const Output<T>& first,
+                              const Rest&... rest) {
+  Lanes<decltype(call(0)), N * At::packets> results;
+  for (int j = 0; j < N * At::packets; ++j) results.v[j] = call(j);
+  store_packets<N>(at, results, first, rest...);
 }
-template <int N, class Call, class Operand, class... Rest>
-__device__ auto apply_packet(Call call, int64_t i, int64_t r, int64_t c, const Operand& first,
-                             const Rest&... rest) -> std::enable_if_t<!IsOutput<Operand>::value> {
-  const auto values = packet_at<N>(first, i, r, c);
-  apply_packet<N>([&](int j, auto... others) { return call(j, values.v[j], others...); }, i, r, c,
-                  rest...);
+template <int N, class Call, class At, class Operand, class... Rest>
+__device__ auto apply_packets(Call call, const At& at, const Operand& first, const Rest&... rest)
+    -> std::enable_if_t<!IsOutput<Operand>::value> {
+  const auto values = packet_at<N>(first, at);
+  apply_packets<N>([&](int j, auto... others) { return call(j, values.v[j], others...); }, at,
+                   rest...);
 }
 
 }  // namespace qt::kernel

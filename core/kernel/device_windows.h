@@ -24,7 +24,7 @@ __device__ void fold_at(const WindowShape& shape, const F& f, int64_t i, const X
   }
   Lanes<decltype(f.finish(states[0])), N> results;
   for (int j = 0; j < N; ++j) results.v[j] = f.finish(states[j]);
-  store_packets<0>(i, results, outputs...);
+  store_packets<N>(Place{i, 0, 0}, results, outputs...);
 }
 
 template <int N, class F, class X, class... Out>
@@ -51,15 +51,15 @@ void device_fold_windows(Stream stream, const WindowShape& shape, F f, const X* 
 }
 
 // Elements i .. i + N - 1 of dx.
-template <int N, class F, class Aux>
-__device__ void gather_at(const WindowShape& shape, const F& f, int64_t i, const float* dy,
-                          const Aux* aux, float* dx) {
+template <int N, class F, class From, class Aux, class To>
+__device__ void gather_at(const WindowShape& shape, const F& f, int64_t i, const From* dy,
+                          const Aux* aux, To* dx) {
   const int64_t c = i % shape.c, pixel = i / shape.c, x = pixel % shape.w,
                 y = pixel / shape.w % shape.h;
   const int64_t image = pixel / shape.w / shape.h;
   const Covering oys(y, shape.kernel, shape.stride, shape.padding, shape.out_h);
   const Covering oxs(x, shape.kernel, shape.stride, shape.padding, shape.out_w);
-  Packet<float, N> sums = {};
+  Lanes<float, N> sums = {};
   for (int64_t oy = oys.first; oy <= oys.last; ++oy)
     for (int64_t ox = oxs.first; ox <= oxs.last; ++ox) {
       const int64_t from = ((image * shape.out_h + oy) * shape.out_w + ox) * shape.c + c;
@@ -69,12 +69,12 @@ __device__ void gather_at(const WindowShape& shape, const F& f, int64_t i, const
       const auto others = packet_of<N>(aux + from);
       for (int j = 0; j < N; ++j) sums.v[j] += f(dys.v[j], float(others.v[j]), float(tap));
     }
-  *reinterpret_cast<Packet<float, N>*>(dx + i) = sums;
+  store_packets<N>(Place{i, 0, 0}, sums, Output<To>{dx});
 }
 
-template <int N, class F, class Aux>
+template <int N, class F, class From, class Aux, class To>
 __global__ void __launch_bounds__(block_threads)
-    gather_kernel(WindowShape shape, F f, bool wide, const float* dy, const Aux* aux, float* dx) {
+    gather_kernel(WindowShape shape, F f, bool wide, const From* dy, const Aux* aux, To* dx) {
   const int64_t total = shape.n * shape.h * shape.w * shape.c, n = wide ? N : 1;
   for (int64_t i = n * (int64_t(blockIdx.x) * blockDim.x + threadIdx.x); i < total;
        i += n * gridDim.x * blockDim.x)
@@ -84,15 +84,15 @@ __global__ void __launch_bounds__(block_threads)
       gather_at<1>(shape, f, i, dy, aux, dx);
 }
 
-template <class F, class Aux>
-void device_gather_windows(Stream stream, const WindowShape& shape, F f, const float* dy,
-                           const Aux* aux, float* dx) {
-  constexpr int n = packet_elements<Element<float>, Element<Aux>>;
+template <class F, class From, class Aux, class To>
+void device_gather_windows(Stream stream, const WindowShape& shape, F f, const From* dy,
+                           const Aux* aux, To* dx) {
+  constexpr int n = packet_elements<Element<From>, Element<Aux>, Output<To>>;
   const bool wide =
       shape.c % n == 0 && holds_packets<n>(dy) && holds_packets<n>(aux) && holds_packets<n>(dx);
   const int64_t elements = shape.n * shape.h * shape.w * shape.c;
-  launch(gather_kernel<n, F, Aux>, blocks_for(wide ? elements / n : elements), block_threads, 0,
-         handle(stream), shape, f, wide, dy, aux, dx);
+  launch(gather_kernel<n, F, From, Aux, To>, blocks_for(wide ? elements / n : elements),
+         block_threads, 0, handle(stream), shape, f, wide, dy, aux, dx);
   check_launch("gather_windows");
 }
 

@@ -4,6 +4,9 @@
 //   launch(kernel, grid, block, dynamic shared bytes, cudaStream_t, arguments...)
 //   SHARED(type, name, count);            an array in the block's shared memory
 //   dynamic_shared<T>()                   the shared memory that the launch asked for
+//   store_vector(to, value)               one store of up to 16 bytes, to global memory
+//   UNROLLED for (...)                    an array that it indexes may stay in registers
+//   AS_WRITTEN for (...)                  not unrolled: code for the rare case
 //   threadIdx, blockIdx, blockDim, gridDim, __syncthreads, __syncwarp, __shfl_*_sync, __ballot_sync
 //
 // Under nvcc these are CUDA. QT_DEVICE_WORDS names a header that gives them to another compiler:
@@ -16,6 +19,8 @@
 #include <cstddef>
 
 #define SHARED(type, name, count) __shared__ type name[count]
+#define UNROLLED _Pragma("unroll")
+#define AS_WRITTEN _Pragma("unroll 1")
 
 namespace qt::kernel {
 
@@ -23,6 +28,21 @@ template <class T>
 __device__ T* dynamic_shared() {
   extern __shared__ uint4 dynamic_shared_memory[];
   return reinterpret_cast<T*>(dynamic_shared_memory);
+}
+
+template <class Scalar>
+__device__ void store_vector(Scalar* to, Scalar value) {
+  *to = value;
+}
+__device__ inline void store_vector(uint2* to, uint2 v) {
+  asm volatile("st.global.v2.u32 [%0], {%1, %2};" ::"l"(__cvta_generic_to_global(to)), "r"(v.x),
+               "r"(v.y)
+               : "memory");
+}
+__device__ inline void store_vector(uint4* to, uint4 v) {
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)),
+               "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
 }
 
 template <class... Parameters, class... Arguments>

@@ -72,29 +72,34 @@ struct Covering {
   }
 };
 
-template <class F, class Aux>
-void host_gather_windows(const WindowShape& shape, F f, const float* dy, const Aux* aux,
-                         float* dx) {
-  const int64_t rows = shape.n * shape.h;
+// Channels c0 .. c0 + window_channels - 1 of the pixel (y, x) of one image.
+template <class F, class From, class Aux, class To>
+void gather_pixel(const WindowShape& shape, F f, int64_t y, int64_t x, int64_t c0, const From* dy,
+                  const Aux* aux, To* to) {
+  const Covering oys(y, shape.kernel, shape.stride, shape.padding, shape.out_h),
+      oxs(x, shape.kernel, shape.stride, shape.padding, shape.out_w);
+  const int64_t n = std::min(window_channels, shape.c - c0);
+  float sums[window_channels] = {};
+  for (int64_t oy = oys.first; oy <= oys.last; ++oy)
+    for (int64_t ox = oxs.first; ox <= oxs.last; ++ox) {
+      const int64_t from = (oy * shape.out_w + ox) * shape.c + c0;
+      const float tap = float((y + shape.padding - oy * shape.stride) * shape.kernel +
+                              (x + shape.padding - ox * shape.stride));
+#pragma omp simd
+      for (int64_t j = 0; j < n; ++j) sums[j] += f(loaded(dy[from + j]), float(aux[from + j]), tap);
+    }
+  for (int64_t j = 0; j < n; ++j) to[c0 + j] = Store<To>::from(sums[j]);
+}
+
+template <class F, class From, class Aux, class To>
+void host_gather_windows(const WindowShape& shape, F f, const From* dy, const Aux* aux, To* dx) {
+  const int64_t rows = shape.n * shape.h, of_image = shape.out_h * shape.out_w * shape.c;
 #pragma omp parallel for schedule(static)
   for (int64_t r = 0; r < rows; ++r) {
-    const int64_t y = r % shape.h, image = r / shape.h;
-    const Covering oys(y, shape.kernel, shape.stride, shape.padding, shape.out_h);
-    for (int64_t x = 0; x < shape.w; ++x) {
-      float* const target = dx + (r * shape.w + x) * shape.c;
-      std::fill_n(target, shape.c, 0.0f);
-      const Covering oxs(x, shape.kernel, shape.stride, shape.padding, shape.out_w);
-      for (int64_t oy = oys.first; oy <= oys.last; ++oy)
-        for (int64_t ox = oxs.first; ox <= oxs.last; ++ox) {
-          const int64_t from = ((image * shape.out_h + oy) * shape.out_w + ox) * shape.c;
-          const float tap = float((y + shape.padding - oy * shape.stride) * shape.kernel +
-                                  (x + shape.padding - ox * shape.stride));
-          const F g = f;
-#pragma omp simd
-          for (int64_t c = 0; c < shape.c; ++c)
-            target[c] += g(dy[from + c], float(aux[from + c]), tap);
-        }
-    }
+    const int64_t y = r % shape.h, first = r / shape.h * of_image;
+    for (int64_t x = 0; x < shape.w; ++x)
+      for (int64_t c0 = 0; c0 < shape.c; c0 += window_channels)
+        gather_pixel(shape, f, y, x, c0, dy + first, aux + first, dx + (r * shape.w + x) * shape.c);
   }
 }
 

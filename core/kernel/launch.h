@@ -145,10 +145,10 @@ void fold_windows(Stream stream, const WindowShape& shape, F f, const X* x,
 }
 
 // For each input pixel and channel: dx = sum over the windows that cover it of f(dy, aux, tap),
-// windows in row-major order.
-template <class F, class Aux>
-void gather_windows(Stream stream, const WindowShape& shape, F f, const float* dy, const Aux* aux,
-                    float* dx) {
+// windows in row-major order. dy and dx: float or BFloat16; sums are f32.
+template <class F, class From, class Aux, class To>
+void gather_windows(Stream stream, const WindowShape& shape, F f, const From* dy, const Aux* aux,
+                    To* dx) {
 #ifdef QT_DEVICE_CODE
   if (stream.on_gpu) return kernel::device_gather_windows(stream, shape, f, dy, aux, dx);
 #endif

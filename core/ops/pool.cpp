@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "core/kernel/elements.h"
 #include "core/kernel/launch.h"
 #include "core/ops/ops.h"
 #include "core/ops/saved.h"
@@ -88,9 +89,11 @@ Var average(const Var& x, const WindowShape& shape, float count, const Tensor* s
   }
   if (scale) y = y.with_scale(*scale);
   return record(y, {x}, [x = slot_of(x), shape, count](const Tensor& dy) {
-    Tensor dx = Tensor::empty({shape.n, shape.h, shape.w, shape.c}, DType::f32);
-    gather_windows(current_stream(), shape, AverageBackward{count}, dy.data<float>(),
-                   dy.data<float>(), dx.data<float>());
+    Tensor dx = Tensor::empty({shape.n, shape.h, shape.w, shape.c}, x.gradient_type());
+    with_elements(dx, [&](auto* to) {
+      gather_windows(current_stream(), shape, AverageBackward{count}, dy.data<float>(),
+                     dy.data<float>(), to);
+    });
     x.add_grad(dx);
   });
 }
@@ -111,12 +114,17 @@ Var max_pool2d(const Var& x, const PoolOptions& options) {
     default: fold_largest<float>(shape, xv, y, winners);
   }
   if (xv.has_scale()) y = y.with_scale(xv.step(), xv.lo(), xv.hi());
-  return record(y, {x}, [x = slot_of(x), shape, winners](const Tensor& dy) {
-    Tensor dx = Tensor::empty({shape.n, shape.h, shape.w, shape.c}, DType::f32);
-    gather_windows(current_stream(), shape, LargestBackward{}, dy.data<float>(),
-                   winners.data<uint8_t>(), dx.data<float>());
+  const auto backward = [x = slot_of(x), shape, winners](const Tensor& dy) {
+    Tensor dx = Tensor::empty({shape.n, shape.h, shape.w, shape.c}, dy.dtype());
+    with_elements(dx, [&]<class T>(T* to) {
+      gather_windows(current_stream(), shape, LargestBackward{}, dy.data<T>(),
+                     winners.data<uint8_t>(), to);
+    });
     x.add_grad(dx);
-  });
+  };
+  Var result = record(y, {x}, backward);
+  result.set_gradient_type(x.gradient_type());
+  return result;
 }
 
 Var average_pool2d(const Var& x, const PoolOptions& options) {

@@ -22,10 +22,14 @@ struct BFloat16 {
   uint16_t bits;
   BFloat16() = default;
   QT_HD explicit BFloat16(float value) {
+#if defined(__CUDA_ARCH__)  // the same rounding by one instruction
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+#else
     uint32_t u;
     memcpy(&u, &value, 4);
     const uint32_t rounded = u + 0x7fffu + ((u >> 16) & 1u);
     bits = uint16_t((u & 0x7fffffffu) > 0x7f800000u ? (u >> 16) | 0x40u : rounded >> 16);
+#endif
   }
   QT_HD explicit operator float() const {
     const uint32_t u = uint32_t(bits) << 16;

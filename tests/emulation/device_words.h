@@ -14,12 +14,22 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define UNROLLED
+#define AS_WRITTEN
 #define SHARED(type, name, count) auto& name = emulator::shared<type[count]>([] {})
 
 using std::max;
 using std::min;
 
-namespace emulator {  // NOLINTBEGIN(readability-identifier-naming): CUDA's names.
+// NOLINTBEGIN(readability-identifier-naming): CUDA's names.
+struct [[gnu::may_alias]] alignas(8) uint2 {
+  unsigned x, y;
+};
+struct [[gnu::may_alias]] alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
+namespace emulator {
 
 // One array per declaration: each has a lambda type of its own.
 template <class Array, class Declaration>
@@ -84,6 +94,16 @@ requires std::is_integral_v<T> T atomicMin(T* to, T v) {
 
 namespace qt::kernel {  // NOLINTEND(readability-identifier-naming)
 
+template <class Vector>
+void store_vector(Vector* to, Vector value) {
+  if constexpr (std::is_class_v<Vector>) {
+    *to = value;
+  } else {
+    using Aliasing [[gnu::may_alias]] = Vector;  // whatever the memory holds
+    *reinterpret_cast<Aliasing*>(to) = value;
+  }
+}
+
 template <class T>
 T* dynamic_shared() {
   return static_cast<T*>(emulator::dynamic_shared_memory());
@@ -106,7 +126,11 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
   };
   std::apply([&](auto&... v) { (clear(v), ...); }, values);
   emulator::Launch launch{.grid = grid, .block = block, .shared_bytes = shared};
-  std::apply([&](const auto&... v) { (launch.arguments.push_back({&v, sizeof v}), ...); }, values);
+  std::apply(
+      [&](const auto&... v) {  // NOLINTNEXTLINE(bugprone-sizeof-expression): pointers as such
+        (launch.arguments.push_back({&v, sizeof v}), ...);
+      },
+      values);
   launch.body = [kernel, values]() { std::apply(kernel, values); };
   launch.kernel = __PRETTY_FUNCTION__;
   emulator::enqueue(std::move(launch), stream);

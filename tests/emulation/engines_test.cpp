@@ -333,7 +333,8 @@ TEST_F(Engines, RealsTakeTheFirstEngineInTheirOwnType) {
     const auto expected = [&](const Tensor& t) {
       return type == ProductType::bf16 ? to_float(to_bf16(t)) : t;
     };
-    EXPECT_EQ(difference_in_bits(to_host(got_dx, gpu.stream()), expected(dx)), "");
+    EXPECT_EQ(got_dx.dtype(), type == ProductType::bf16 ? DType::bf16 : DType::f32);
+    EXPECT_EQ(difference_in_bits(to_float(to_host(got_dx, gpu.stream())), expected(dx)), "");
     EXPECT_EQ(difference_in_bits(to_host(got_dw, gpu.stream()), expected(dw)), "");
   }
   EXPECT_THAT(plain->ran, ::testing::Each("first"));

@@ -2,6 +2,8 @@
 // on the emulated GPU in three thread orders.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "core/kernel/launch.h"
 #include "core/kernel/segments.h"
 #include "tests/gpu/on_gpu.h"
@@ -78,6 +80,14 @@ Tensor bytes(const Shape& shape, int64_t seed) {
   return t;
 }
 
+Tensor halves(const Shape& shape, int64_t seed) {
+  const Tensor reals = numbers(shape, seed);
+  Tensor t = Tensor::empty(shape, DType::bf16);
+  for (int64_t i = 0; i < t.elements(); ++i)
+    t.data<BFloat16>()[i] = BFloat16(reals.data<float>()[i]);
+  return t;
+}
+
 class Launchers : public OnGpu {};
 
 struct Mixed {
@@ -96,6 +106,44 @@ TEST_F(Launchers, MapOfElementsChannelsAndScalars) {
           map(stream, rows, channels, Mixed{}, in(x[0].data<float>()), in(x[1].data<int8_t>()),
               per_channel(x[2].data<float>()), scalar(x[3].data<float>()), out(y[0].data<int8_t>()),
               out(y[1].data<BFloat16>()));
+        });
+  });
+}
+
+struct Sum {
+  QT_HD float operator()(float x, int8_t code) const { return x + float(code); }
+};
+// While alive maps have so many blocks at most.
+struct FewBlocks {
+  explicit FewBlocks(int64_t blocks) : before(std::exchange(kernel::most_blocks, blocks)) {}
+  ~FewBlocks() { kernel::most_blocks = before; }
+  int64_t before;
+};
+
+struct OfRowAndChannel {
+  QT_HD Values<2> operator()(float x, int8_t code, float m, float row, float scale) const {
+    return {{rintf(x * scale + float(code) * m), x * row - m}};
+  }
+};
+
+// A thread has many packets one after another, an even or odd number, in whole rows or not.
+TEST_F(Launchers, MapOfMorePacketsThanThreads) {
+  const FewBlocks one(1);
+  std::vector<Extents> extents{{600, 8}, {773, 12}, {350, 24}, {9, 1040}, {40, 99}, {1, 9000}};
+  if (build == Build::thread) extents = {{1030, 4}};
+  on_all(extents, [](int64_t rows, int64_t channels) {
+    const Shape shape{rows, channels};
+    expect_same_on_gpu(
+        {numbers(shape, 1), bytes(shape, 2), numbers({channels}, 3, 0.2f), numbers({rows}, 4),
+         numbers({1}, 5)},
+        {unwritten(shape, DType::i8), unwritten(shape, DType::bf16), unwritten(shape, DType::bf16)},
+        [=](Stream stream, const Tensors& x, Tensors y) {
+          const auto reals = in(x[0].data<float>());
+          const auto codes = in(x[1].data<int8_t>());
+          map(stream, rows, channels, OfRowAndChannel{}, reals, codes,
+              per_channel(x[2].data<float>()), per_row(x[3].data<float>()),
+              scalar(x[4].data<float>()), out(y[0].data<int8_t>()), out(y[1].data<BFloat16>()));
+          map(stream, 1, rows * channels, Sum{}, reals, codes, out(y[2].data<BFloat16>()));
         });
   });
 }
@@ -364,6 +412,12 @@ TEST_F(Launchers, GatherWindows) {
                        [&](Stream stream, const Tensors& x, Tensors dx) {
                          gather_windows(stream, s, Gathered{}, x[0].data<float>(),
                                         x[1].data<int8_t>(), dx[0].data<float>());
+                       });
+    expect_same_on_gpu({halves(outputs, 2), bytes(outputs, 3)},
+                       {unwritten({s.n, s.h, s.w, s.c}, DType::bf16)},
+                       [&](Stream stream, const Tensors& x, Tensors dx) {
+                         gather_windows(stream, s, Gathered{}, x[0].data<BFloat16>(),
+                                        x[1].data<int8_t>(), dx[0].data<BFloat16>());
                        });
   }
 }

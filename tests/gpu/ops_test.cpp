@@ -5,6 +5,7 @@
 
 #include <map>
 
+#include "core/library/convert.h"
 #include "quant/norm_act.h"
 #include "quant/quantizer.h"
 #include "tests/core/ops/op_table.h"
@@ -116,6 +117,7 @@ struct FusedRow {
   std::string name;
   Shape shape{3, 5, 4, 17};
   bool training = true, frozen = false, residual = false, sums = true, codes = true;
+  bool in_bf16 = false;  // gradients
 };
 std::ostream& operator<<(std::ostream& to, const FusedRow& row) { return to << row.name; }
 
@@ -155,14 +157,20 @@ TEST_P(GpuFusedOp, HasTheBitsOfTheCpu) {
       if (row.residual) residual = Var(place(codes(row.shape, 3, 0, 127)), true);
       quantizer = make_quantizer({.bits = 4, .is_signed = false}, 1);
       quantizer->step()->set(place(Tensor::full({1}, 0.3f)));
-      dout = place(floats(row.shape, 4));
+      dout = floats(row.shape, 4);
+      dout = place(row.in_bf16 ? to_bf16(dout) : dout);
     });
+    const DType gradients = row.in_bf16 ? DType::bf16 : DType::f32;
     const Var input(place(y), true);
+    input.set_gradient_type(gradients);
+    if (row.residual) residual.set_gradient_type(gradients);
     const NormAct args{.name = "unit", .y = input, .norm = &norm, .residual = residual};
     const Pass pass{.mode = row.codes ? ForwardMode::int8 : ForwardMode::fake_quant,
                     .training = row.training};
     const Var out = quantizer->norm_act(args, pass);
+    out.set_gradient_type(gradients);
     Tape::current().backward(out, dout);
+    EXPECT_EQ(input.grad().dtype(), gradients);
     Results results{{"output", out.value()},
                     {"gradient of y", input.grad()},
                     {"gradient of gamma", norm.gamma.var.grad()},
@@ -182,6 +190,12 @@ INSTANTIATE_TEST_SUITE_P(
                       FusedRow{.name = "FrozenStatistics", .frozen = true, .residual = true},
                       FusedRow{.name = "Evaluation", .training = false, .residual = true},
                       FusedRow{.name = "FakeQuantOfReals", .sums = false, .codes = false},
+                      FusedRow{.name = "InPackets", .shape = {3, 7, 9, 24}, .residual = true},
+                      FusedRow{.name = "GradientsInBf16", .in_bf16 = true},
+                      FusedRow{.name = "GradientsInBf16InPackets",
+                               .shape = {3, 7, 9, 24},
+                               .residual = true,
+                               .in_bf16 = true},
                       FusedRow{.name = "OneChannel", .shape = {2, 9, 9, 1}},
                       FusedRow{.name = "ManyChannels", .shape = {2, 3, 3, 130}, .residual = true}),
     [](const auto& info) { return info.param.name; });

@@ -15,10 +15,12 @@
 namespace qt {
 namespace {
 
-// Plain loops whose gradient passes round dy to bf16, as a GPU's do; it says so, or does not.
+// Plain loops whose gradient passes round dy and dx to bf16, as a GPU's do; it says so, or does
+// not.
 class RoundingLibrary final : public Library {
  public:
   explicit RoundingLibrary(bool says_so) : says_so_(says_so) {}
+  DType data_gradient_type(Precision precision) const override { return gradient_type(precision); }
   std::string name() const override { return "rounding"; }
   DType gradient_type(Precision precision) const override {
     return says_so_ && precision == Precision::bf16 ? DType::bf16 : DType::f32;
@@ -30,9 +32,10 @@ class RoundingLibrary final : public Library {
     return plain_->conv2d(x, w, shape);
   }
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
-                              Precision) override {
+                              Precision precision) override {
     seen.insert(dy.dtype());
-    return plain_->conv2d_backward_data(rounded(dy), w, shape, Precision::f32);
+    const Tensor dx = to_bf16(plain_->conv2d_backward_data(rounded(dy), w, shape, Precision::f32));
+    return data_gradient_type(precision) == DType::bf16 ? dx : to_float(dx);
   }
   Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape,
                                  Precision) override {
@@ -105,6 +108,66 @@ TEST(RoundedGradient, StoredAsTheConvolutionReadsItChangesNoBit) {
 TEST(RoundedGradient, IsAskedForByPrecision) {
   EXPECT_EQ(outcome_of(true, true, true, Precision::f32).seen, std::set{DType::f32});
   EXPECT_EQ(outcome_of(true, true, true, Precision::tf32).seen, std::set{DType::f32});
+}
+
+// convolution, unit, pool or not, convolution: the gradient of what lies between.
+struct Between {
+  std::vector<float> of_x;
+  DType of_unit, of_pooled;
+};
+Between between(bool says_so, bool pools, Precision precision) {
+  const auto library = std::make_shared<RoundingLibrary>(says_so);
+  const UseLibrary use(library);
+  const Var x(floats({2, 6, 6, 3}, 1), true), w(floats({8, 3, 3, 3}, 2)),
+      v(floats({4, 3, 3, 8}, 3));
+  const ConvOptions options{.padding = 1, .backward = precision};
+  const Var unit = norm_act_real({.name = "unit", .y = conv2d(x, w, options), .residual = Var()},
+                                 {.mode = ForwardMode::float32, .backward = precision});
+  const Var pooled = pools ? max_pool2d(unit, {.kernel = 3, .stride = 2, .padding = 1}) : unit;
+  Between result;
+  unit.when_ready([&](const Var& var) { result.of_unit = var.grad().dtype(); });
+  if (pools) pooled.when_ready([&](const Var& var) { result.of_pooled = var.grad().dtype(); });
+  const Var y = conv2d(pooled, v, options);
+  Tape::current().backward(y, floats(y.value().shape(), 4));
+  result.of_x = to_float(x.grad()).to_vector<float>();
+  if (!pools) result.of_pooled = result.of_unit;
+  return result;
+}
+
+TEST(RoundedGradient, StaysRoundedBetweenConvolutions) {
+  const Between real = between(false, false, Precision::bf16),
+                half = between(true, false, Precision::bf16),
+                pooled = between(true, true, Precision::bf16),
+                exact = between(true, true, Precision::f32);
+  EXPECT_EQ(real.of_unit, DType::f32);
+  EXPECT_EQ(half.of_unit, DType::bf16);
+  EXPECT_EQ(half.of_x, real.of_x) << "the library had rounded it anyway";
+  EXPECT_EQ(pooled.of_pooled, DType::bf16);
+  EXPECT_EQ(pooled.of_unit, DType::bf16);
+  const std::vector<float> sums_of_floats = between(false, true, Precision::bf16).of_x;
+  ASSERT_EQ(pooled.of_x.size(), sums_of_floats.size());
+  for (size_t i = 0; i < sums_of_floats.size(); ++i)
+    EXPECT_NEAR(pooled.of_x[i], sums_of_floats[i], 0.05) << i;
+  EXPECT_EQ(exact.of_unit, DType::f32);
+  EXPECT_EQ(exact.of_pooled, DType::f32);
+}
+
+TEST(RoundedGradient, OfAResidualIsGivenInTheTypeOfItsSlot) {
+  const auto library = std::make_shared<RoundingLibrary>(true);
+  const UseLibrary use(library);
+  const Tensor y = floats({2, 4, 4, 8}, 1), r = floats({2, 4, 4, 8}, 2),
+               dout = floats({2, 4, 4, 8}, 3);
+  std::vector<std::vector<float>> gradients;
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const Var residual(r, true);
+    residual.set_gradient_type(type);
+    const Var out = norm_act_real({.name = "unit", .y = Var(y, true), .residual = residual},
+                                  {.mode = ForwardMode::float32});
+    Tape::current().backward(out, dout);
+    EXPECT_EQ(residual.grad().dtype(), type);
+    gradients.push_back(to_float(to_bf16(residual.grad())).to_vector<float>());
+  }
+  EXPECT_EQ(gradients[0], gradients[1]);
 }
 
 // Two readers of one value: their gradients are added as floats, whatever type they came in.

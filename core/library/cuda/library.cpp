@@ -36,6 +36,7 @@ class CudaLibrary final : public Library {
   DType gradient_type(Precision precision) const override {
     return precision == Precision::bf16 ? DType::bf16 : DType::f32;
   }
+  DType data_gradient_type(Precision precision) const override { return gradient_type(precision); }
 
   Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                               Precision precision) override {

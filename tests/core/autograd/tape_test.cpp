@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "core/device/memory.h"
+#include "core/library/convert.h"
 
 namespace qt {
 namespace {
@@ -40,6 +41,24 @@ TEST(Tape, TakesTheSameInputTwice) {
   const Var x(one_number(3), true);
   backward(sum(x, x));
   EXPECT_EQ(value(x.grad()), 2);
+}
+
+// Shorter types only where the slot allows them; sums of them are rounded once.
+TEST(Tape, GivesGradientsInTheTypeOfTheirSlot) {
+  const auto half = [](float v) { return to_bf16(one_number(v)); };
+  const Var plain(one_number(1), true), rounded(one_number(1), true);
+  rounded.set_gradient_type(DType::bf16);
+  plain.add_grad(half(3));
+  EXPECT_EQ(plain.grad().dtype(), DType::f32);
+  EXPECT_EQ(value(plain.grad()), 3);
+  rounded.add_grad(half(1));
+  EXPECT_EQ(rounded.grad().dtype(), DType::bf16);
+  rounded.add_grad(half(0.00390625f * 1.5f));  // bf16 has 1 and 1 + 2^-7
+  EXPECT_EQ(rounded.grad().dtype(), DType::bf16);
+  EXPECT_EQ(value(to_float(rounded.grad())), 1.0078125f);
+  rounded.add_grad(one_number(0.001f));
+  EXPECT_EQ(rounded.grad().dtype(), DType::f32) << "a float among them: nothing more is rounded";
+  EXPECT_EQ(value(rounded.grad()), 1.0078125f + 0.001f);
 }
 
 TEST(Tape, AccumulatesOverBackwardPassesUntilCleared) {

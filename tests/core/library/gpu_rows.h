@@ -24,7 +24,7 @@ GotAndWanted on_both(Library& library, Compute compute) {
     const UseStream use(gpu.stream());
     got = compute(library, [&](const Tensor& t) { return to_gpu(t, gpu.stream()); });
   }
-  return {to_host(got, gpu.stream()), wanted};
+  return {to_float(to_host(got, gpu.stream())), wanted};
 }
 
 inline void expect_exact(Library& library, const Conv2dShape& shape, const CodeRange& x_range,
