@@ -105,12 +105,17 @@ struct Same {
 
 UniformCode rule_of(const QuantSpec& spec) { return {float(spec.lo()), float(spec.hi())}; }
 
-// x seen as one row per step: [channels, rest] or [rows, channels].
+// x seen as one row per step, [channels, rest]; where there is one step for all, as rows of
+// pictures: long enough for a GPU's blocks, few enough to be added by one, and the same on every
+// rank.
 struct Rows {
   int64_t rows, length;
 };
 Rows rows_of(const Tensor& x, int64_t steps) {
-  if (steps == 1) return {x.rows(), x.channels()};
+  if (steps == 1) {
+    const int64_t rows = x.shape().rank() == 4 ? x.dim(0) * x.dim(1) : x.rows();
+    return {rows, rows > 0 ? x.elements() / rows : 0};
+  }
   QT_CHECK(x.dim(0) == steps,
            "a quantizer with " + std::to_string(steps) + " steps got shape " + x.shape().text());
   return {steps, x.elements() / steps};

@@ -90,14 +90,23 @@ StepEnd GpuTraining::step(double lr, const std::string& stop) {
 }
 
 // Whether the step is enqueued now: by the graph, where there is one. A first launch takes the
-// memory that the step works in, and may find none; then nothing has run.
+// memory that the step works in, and so does one after that memory was given back; it may find
+// none, then nothing has run.
 bool GpuTraining::replay() {
   if (!graph_) return false;
+  const auto launch = [&] {
+    try {
+      graph_->launch(stream_);
+    } catch (const OutOfMemory&) {  // others may keep it without need
+      release_cached_gpu_memory();
+      graph_->launch(stream_);
+    }
+  };
   try {
-    graph_->launch(stream_);
+    launch();
     has_replayed_ = true;
   } catch (const Error& error) {
-    if (has_replayed_) throw;
+    if (has_replayed_ && !dynamic_cast<const OutOfMemory*>(&error)) throw;
     graph_.reset();
     release_cached_gpu_memory();
     cannot_record_ = error.what();

@@ -57,6 +57,7 @@ std::string gpu_identity();
 // At least `bytes` of GPU memory in the order of `stream`: uninitialized for what is enqueued there
 // from now on, and the pool's again, with the last handle, after what has been enqueued there by
 // then. The pool is CUDA's own, told to keep what it has. The stream must outlive the memory.
+// OutOfMemory where there is not enough even after release_cached_gpu_memory().
 std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream);
 // For memory of allocate_on_gpu (a tensor's raw()) that `user`, not the stream it was allocated on,
 // was given work with: the pool gets it only after what `user` has been given so far.
@@ -85,7 +86,7 @@ void set_bytes_on_gpu(void* to, int value, size_t bytes, Stream stream);
 
 // ---- graphs ----
 // What `work` enqueues on a stream, recorded without running, to be launched many times. The memory
-// that work allocates must be given back within it; copies to the host cannot be recorded.
+// that work allocates must be given back within it; copies from and to the host cannot be recorded.
 class GpuGraph {
  public:
   GpuGraph(Stream stream, const std::function<void()>& work);
@@ -95,5 +96,7 @@ class GpuGraph {
  private:
   std::shared_ptr<void> handle_;
 };
+// Whether what is enqueued on the stream now becomes part of a graph.
+bool is_recording(Stream stream);
 
 }  // namespace qt

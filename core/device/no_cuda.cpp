@@ -26,6 +26,7 @@ double GpuEvent::seconds_since(const GpuEvent&) const { refuse(); }
 std::string gpu_identity() { refuse(); }
 GpuGraph::GpuGraph(Stream, const std::function<void()>&) { refuse(); }
 void GpuGraph::launch(Stream) const { refuse(); }
+bool is_recording(Stream) { return false; }
 
 std::shared_ptr<void> allocate_on_gpu(size_t, Stream) { refuse(); }
 std::shared_ptr<void> allocate_pinned(size_t) { refuse(); }

@@ -170,17 +170,19 @@ struct ChunkTile {
   int64_t chunk, first;  // first row
   int64_t c;             // first of four channels
 };
-__device__ inline ChunkTile chunk_tile(int64_t rows) {
-  const int64_t chunk = int64_t(blockIdx.y) * warps_of_chunks + threadIdx.z,
-                first = chunk * chunk_rows;
+// Blocks side by side have the tiles of one group of chunks. All in x: y ends at 65535.
+__device__ inline ChunkTile chunk_tile(int64_t rows, int64_t channels) {
+  const auto tiles = unsigned((channels + tile_columns - 1) / tile_columns);
+  const unsigned group = blockIdx.x / tiles, tile = blockIdx.x - group * tiles;
+  const int64_t chunk = int64_t(group) * warps_of_chunks + threadIdx.z, first = chunk * chunk_rows;
   const int64_t left = rows - first;
   return {int(threadIdx.y), int(left < chunk_rows ? left : chunk_rows), chunk, first,
-          int64_t(blockIdx.x) * tile_columns + int(threadIdx.x) * column_packet};
+          int64_t(tile) * tile_columns + int(threadIdx.x) * column_packet};
 }
-inline dim3 chunk_grid(int64_t rows, int64_t channels) {
+inline unsigned chunk_grid(int64_t rows, int64_t channels) {
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
-  return {unsigned((channels + tile_columns - 1) / tile_columns),
-          unsigned((chunks + warps_of_chunks - 1) / warps_of_chunks)};
+  return unsigned((channels + tile_columns - 1) / tile_columns *
+                  ((chunks + warps_of_chunks - 1) / warps_of_chunks));
 }
 inline dim3 chunk_block() { return {tile_packets, row_lanes, warps_of_chunks}; }
 
@@ -236,7 +238,7 @@ template <int K, class F, class... Operands>
 __global__ void __launch_bounds__(32 * warps_of_chunks)
     chunk_kernel(F f, int64_t rows, int64_t channels, bool wide, float* partial,
                  Operands... operands) {
-  const ChunkTile at = chunk_tile(rows);
+  const ChunkTile at = chunk_tile(rows, channels);
   Values<K> sums[column_packet] = {};
   if (at.c < channels) {
     if (wide)
@@ -372,7 +374,7 @@ __device__ inline void whole_chunk_moments(const ChunkTile& at, int64_t channels
 static __global__ void __launch_bounds__(32 * warps_of_chunks)
     chunk_moments_kernel(int64_t rows, int64_t channels, bool wide, const float* input,
                          float* partial) {
-  const ChunkTile at = chunk_tile(rows);  // a warp has one chunk
+  const ChunkTile at = chunk_tile(rows, channels);  // a warp has one chunk
   if (wide && at.rows == chunk_rows) return whole_chunk_moments(at, channels, input, partial);
   Values<1> sums[column_packet] = {}, deviations[column_packet] = {};
   float means[column_packet];

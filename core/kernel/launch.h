@@ -76,6 +76,7 @@ void generate(Stream stream, int64_t n, F f, T* to) {
 template <int K, class F, class Sum, class... Operands>
 void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, Sum* sums,
                  Operands... operands) {
+  if (channels == 0) return;
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, K, channels}, DType::f32);
 #ifdef QT_DEVICE_CODE
@@ -93,6 +94,7 @@ void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, Sum* sums,
 template <int K, class F, class... Operands>
 void sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
               Operands... operands) {
+  if (rows == 0) return;
 #ifdef QT_DEVICE_CODE
   if (stream.on_gpu)
     return kernel::device_sum_rows<K>(stream, rows, channels, f, sums, operands...);
@@ -105,6 +107,7 @@ void sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
 template <class F, class... Operands>
 void max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
               Operands... operands) {
+  if (rows == 0) return;
 #ifdef QT_DEVICE_CODE
   if (stream.on_gpu) return kernel::device_max_rows(stream, rows, channels, f, most, operands...);
 #endif
@@ -119,6 +122,7 @@ void max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
 template <class T>
 void column_moments(Stream stream, int64_t rows, int64_t channels, const float* x, T* mean,
                     T* spread) {
+  if (channels == 0) return;
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, 2, channels}, DType::f32);
 #ifdef QT_DEVICE_CODE

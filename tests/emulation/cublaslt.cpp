@@ -12,6 +12,7 @@
 
 #include "tests/emulation/emulator.h"
 #include "tests/emulation/gpu.h"
+#include "tests/emulation/runtime.h"
 
 namespace emulator {
 namespace {
@@ -106,6 +107,8 @@ cublasStatus_t check_types(const Product& p) {
 bool is_consistent(const Layout& l) {
   return l.rows > 0 && l.columns > 0 && l.leading >= l.rows && l.batch >= 1;
 }
+
+int64_t fewest_rows = 0;  // of products of codes
 
 cublasStatus_t check_product(const Product& p) {
   const Operation& o = p.operation;
@@ -250,6 +253,9 @@ double factor(const Product& p, const void* address) {
 }
 
 }  // namespace
+
+void offer_products_from(int64_t rows) { fewest_rows = rows; }
+
 }  // namespace emulator
 
 using namespace emulator;
@@ -344,6 +350,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle,
                   *layouts.find(d)};
   if (!(*layouts.find(c) == p.d)) return CUBLAS_STATUS_INVALID_VALUE;
   if (const cublasStatus_t status = check_product(p)) return status;
+  if (p.is_int8() && p.n() < fewest_rows) return CUBLAS_STATUS_NOT_SUPPORTED;
   if (want->workspace < algorithm_workspace) return CUBLAS_STATUS_NOT_SUPPORTED;
   Algorithm algorithm{fingerprint(p), {}};
   const Layout* const all[] = {&p.a, &p.b, &p.d, &p.d};

@@ -87,6 +87,16 @@ TEST_F(EmulatedCudaLibrary, ConvolutionsAreRecordedInGraphs) {
   }
 }
 
+TEST_F(EmulatedCudaLibrary, MultipliesCodesThatTheLibraryHasNoAlgorithmFor) {
+  emulator::offer_products_from(1 << 20);
+  const auto library = cuda();
+  for (const Conv2dShape& shape :
+       {Conv2dShape{.n = 2, .h = 5, .w = 4, .c = 6, .k = 8, .r = 3, .s = 3, .groups = 2},
+        Conv2dShape{.n = 3, .h = 1, .w = 1, .c = 16, .k = 4}})
+    expect_exact_on_all_codes(*library, shape);
+  emulator::offer_products_from(0);
+}
+
 TEST_F(EmulatedCudaLibrary, NotesWhatItComputed) {
   const GpuStream gpu;
   const Tensor a = to_gpu(random_floats({3, 4}, 1), gpu.stream());

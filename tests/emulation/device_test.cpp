@@ -164,7 +164,7 @@ TEST_F(Device, CopiesToTheHostGoThroughPinnedMemoryThatIsKept) {
 TEST_F(Device, SaysHowMuchMemoryWasMissing) {
   const GpuStream gpu;
   const auto held = allocate_on_gpu(1000, gpu.stream());
-  emulator::fail_allocation(1);
+  emulator::fail_allocation(1, 2);
   EXPECT_THAT(
       [&] { allocate_on_gpu(123456, gpu.stream()); },
       ThrowsMessage<OutOfMemory>(HasSubstr("123456 bytes with 1000 bytes of GPU memory in use")));
@@ -176,6 +176,33 @@ TEST_F(Device, SaysHowMuchMemoryWasMissing) {
   const Tensor x = to_gpu(Tensor::full({10}, 3), gpu.stream());  // the next launch is not blamed
   EXPECT_EQ(
       difference_in_bits(to_host(twice(gpu.stream(), x), gpu.stream()), Tensor::full({10}, 6)), "");
+}
+
+TEST_F(Device, GivesBackWhatIsKeptBeforeItIsOutOfMemory) {
+  const GpuStream gpu;
+  allocate_on_gpu(5000, gpu.stream());
+  gpu.synchronize();
+  EXPECT_EQ(gpu_reserved_bytes(), 5000u);
+  emulator::fail_allocation(1);
+  const auto memory = allocate_on_gpu(6000, gpu.stream());
+  EXPECT_EQ(gpu_reserved_bytes(), 6000u) << "and not what was kept as well";
+  const GpuGraph graph(gpu.stream(), [&] {
+    emulator::fail_allocation(1);
+    EXPECT_THROW(allocate_on_gpu(10, gpu.stream()), OutOfMemory) << "nothing can be waited for";
+  });
+}
+
+TEST_F(Device, ACopyFromTheHostIsNotRecorded) {
+  const GpuStream gpu;
+  const Tensor there = to_gpu(Tensor::full({10}, 3), gpu.stream());
+  const float number = 4;
+  EXPECT_THAT(
+      [&] {
+        const GpuGraph graph(gpu.stream(),
+                             [&] { copy_to_gpu(there.raw(), &number, 4, gpu.stream()); });
+      },
+      ThrowsMessage<InternalError>(HasSubstr("cannot be recorded")));
+  EXPECT_EQ(difference_in_bits(to_host(there, gpu.stream()), Tensor::full({10}, 3)), "");
 }
 
 TEST_F(Device, NamesALaunchThatIsRefused) {

@@ -146,6 +146,26 @@ TEST_F(Engines, OnlyThoseThatAreNeededAreMadeReady) {
   EXPECT_THAT(plain->prepared, ::testing::ElementsAre("second"));
 }
 
+// The last batch of an evaluation, say: no further compilations, and no timing.
+TEST_F(Engines, AnotherBatchTakesTheEngineOfTheFirst) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "first", .seconds = 2}, {.name = "second", .seconds = 1}});
+  const auto engines = engines_with(plain);
+  EXPECT_EQ(convolve(*engines, shape), "loops second");
+  ASSERT_EQ(plain->kept.size(), 1u) << "the others are forgotten";
+  EXPECT_EQ(plain->kept[0].second, 1u);
+  plain->prepared.clear(), plain->ran.clear();
+  Conv2dShape fewer = shape;
+  fewer.n = 1;
+  EXPECT_EQ(convolve(*engines, fewer), "loops second");
+  EXPECT_THAT(plain->prepared, ::testing::ElementsAre("second"));
+  EXPECT_THAT(plain->ran, ::testing::Each("second"));
+  Conv2dShape other = shape;
+  other.k = 12;
+  convolve(*engines, other);
+  EXPECT_EQ(plain->prepared.size(), 2u) << "another layer tries them all";
+}
+
 // Whichever allocation of a trial fails.
 TEST_F(Engines, ATrialThatFindsNoMemoryLeavesAnotherEngineOrProducts) {
   const Tensor x = codes_of(shape.x_shape(), {-127, 127}, Fill::uniform, 1),

@@ -23,6 +23,16 @@ struct Pinned {
   std::unique_ptr<char[]> memory;
 };
 
+// Comes at the nth time that it could, and as often as `times` says.
+struct Fault {
+  int nth = 0, times = 1;
+  bool comes_now() {
+    if (nth == 0 || --nth > 0) return false;
+    nth = --times > 0 ? 1 : 0;
+    return true;
+  }
+};
+
 struct Gpu {
   explicit Gpu(unsigned seed) : streams(seed) {}
   DeviceMemory memory;
@@ -33,8 +43,8 @@ struct Gpu {
   std::map<CUgraph_st*, std::unique_ptr<CUgraph_st>> graphs;
   std::map<CUgraphExec_st*, std::unique_ptr<CUgraphExec_st>> execs;
   cudaError_t last = cudaSuccess, sticky = cudaSuccess;
-  int allocation_to_fail = 0, launch_to_refuse = 0, launch_to_break = 0, wait_to_forget = 0,
-      graph_to_fail = 0;
+  Fault allocation_to_fail, graph_to_fail;
+  int launch_to_refuse = 0, launch_to_break = 0, wait_to_forget = 0;
   Reserve pool;                     // of what streams allocate
   uint64_t reserved_by_graphs = 0;  // they share it, as none runs beside another
   std::string bus;

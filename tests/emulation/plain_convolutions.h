@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
 #include <string>
@@ -37,9 +38,13 @@ class PlainConvolutions final : public Convolutions {
     return names_;
   }
   std::optional<size_t> prepare(const ConvolutionRequest&, size_t engine) override {
+    const std::lock_guard lock(mutex_);
     prepared.insert(plain_[engine].name);
     if (plain_[engine].mistake == PlainEngine::not_there) return {};
     return plain_[engine].workspace;
+  }
+  void keep_only(const ConvolutionRequest& request, size_t engine) override {
+    kept.emplace_back(request, engine);
   }
   void run(const ConvolutionRequest& request, size_t engine, const void* first, const void* second,
            void* result, void* workspace, Stream stream) override {
@@ -69,6 +74,7 @@ class PlainConvolutions final : public Convolutions {
 
   std::vector<ConvolutionRequest> asked;
   std::set<std::string> prepared;  // names
+  std::vector<std::pair<ConvolutionRequest, size_t>> kept;
   std::vector<std::string> ran;    // names, a call each
   std::vector<ProductType> types;  // of the same calls
   double last = 0;                 // what the latest work takes; 0: not ours
@@ -114,6 +120,7 @@ class PlainConvolutions final : public Convolutions {
   }
   std::vector<PlainEngine> plain_;
   std::vector<std::string> names_;
+  std::mutex mutex_;
 };
 
 constexpr double seconds_of_products = 5;

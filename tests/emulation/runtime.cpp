@@ -102,8 +102,8 @@ std::string leaks() {
   return list;
 }
 
-void fail_allocation(int nth) { gpu().allocation_to_fail = nth; }
-void fail_graph(int nth) { gpu().graph_to_fail = nth; }
+void fail_allocation(int nth, int times) { gpu().allocation_to_fail = {nth, times}; }
+void fail_graph(int nth, int times) { gpu().graph_to_fail = {nth, times}; }
 void refuse_launch(int nth) { gpu().launch_to_refuse = nth; }
 void break_launch(int nth) { gpu().launch_to_break = nth; }
 void forget_wait(int nth) { gpu().wait_to_forget = nth; }

@@ -14,10 +14,11 @@ void reset(unsigned seed = 0);
 // What was allocated or created and is still there: "" or a list.
 std::string leaks();
 
-// The nth allocation from now on fails for lack of memory; 1 is the next.
-void fail_allocation(int nth);
-// The nth launch of a graph from now on fails for lack of memory.
-void fail_graph(int nth);
+// The nth allocation from now on fails for lack of memory, and as many as `times` says; 1 is the
+// next.
+void fail_allocation(int nth, int times = 1);
+// Likewise the nth launch of a graph.
+void fail_graph(int nth, int times = 1);
 // The nth kernel launch from now on is refused at once.
 void refuse_launch(int nth);
 // The nth kernel launch from now on fails while it runs: an error that every later call returns.
@@ -25,6 +26,9 @@ void break_launch(int nth);
 
 // The nth time that a stream is told to wait for an event from now on, it forgets to.
 void forget_wait(int nth);
+
+// From now on cuBLASLt has no algorithm for products of codes with fewer rows.
+void offer_products_from(int64_t rows);
 
 // The GPU's place among the buses of its machine; without, each process has one of its own.
 void put_gpu_at(const std::string& bus);

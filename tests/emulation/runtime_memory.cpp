@@ -13,10 +13,7 @@ using namespace emulator;
 
 namespace {
 
-bool fails_now() {
-  int& left = gpu().allocation_to_fail;
-  return left > 0 && --left == 0;
-}
+bool fails_now() { return gpu().allocation_to_fail.comes_now(); }
 
 // Memory freed on the same stream can be used anew although the work before has not run yet.
 std::shared_ptr<Region> region_for(CUstream_st* stream, size_t bytes) {
@@ -182,7 +179,7 @@ cudaError_t cudaDeviceGraphMemTrim(int) {
 // ---- graphs ----
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   if (const cudaError_t error = before_call(stream)) return error;
-  if (mode != cudaStreamCaptureModeGlobal) return answer(cudaErrorNotSupported);
+  if (mode == cudaStreamCaptureModeRelaxed) return answer(cudaErrorNotSupported);
   if (stream->capture) return answer(cudaErrorInvalidValue);
   stream->capture = std::make_shared<Capture>();
   stream->capture->origin = stream;
@@ -253,8 +250,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
     // Emulated graphs free what they allocate: what outlives one would be handed out twice.
     return answer(cudaErrorNotSupported);
   }
-  if (gpu().graph_to_fail > 0 && --gpu().graph_to_fail == 0)
-    return answer(cudaErrorMemoryAllocation);
+  if (gpu().graph_to_fail.comes_now()) return answer(cudaErrorMemoryAllocation);
   gpu().reserved_by_graphs = std::max(gpu().reserved_by_graphs, exec->recording->memory.reserved);
   gpu().streams.enqueue(
       stream, [recording = exec->recording] { gpu().streams.run_nodes(recording->nodes); });

@@ -223,7 +223,7 @@ TEST_F(EmulatedSteps, WhatCannotBeRecordedIsLaunchedKernelByKernel) {
   }
   start(2);
   const Stepped full = train(7, [](int step) {
-    if (step == 3) emulator::fail_allocation(20);
+    if (step == 3) emulator::fail_allocation(20);  // while it is recorded, where nothing is retried
   });
   EXPECT_THAT(full.cannot_record, HasSubstr("out of GPU memory"));
   EXPECT_EQ(difference(full, wanted), "");
@@ -234,12 +234,27 @@ TEST_F(EmulatedSteps, AGraphThatFindsNoMemoryIsGivenUp) {
   const Stepped wanted = train(7);
   start(1);
   const Stepped full = train(7, [](int step) {
-    if (step == 3) emulator::fail_graph(1);
+    if (step == 3) emulator::fail_graph(1, 2);
   });
   EXPECT_FALSE(full.replayed);
   EXPECT_THAT(full.cannot_record, HasSubstr("out of GPU memory"));
   EXPECT_THAT(full.said, HasSubstr("kernel by kernel: " + full.cannot_record));
   EXPECT_EQ(difference(full, wanted), "");
+}
+
+// What an evaluation took in between comes back where it is kept only; where it is used, the run
+// goes on without the graph.
+TEST_F(EmulatedSteps, AGraphThatFindsNoMemoryLaterIsLaunchedAgainOrGivenUp) {
+  const Stepped wanted = train(7);
+  for (const int times : {1, 2}) {
+    start(1);
+    const Stepped full = train(7, [&](int step) {
+      if (step == 5) emulator::fail_graph(1, times);
+    });
+    EXPECT_EQ(full.replayed, times == 1);
+    EXPECT_EQ(full.cannot_record.empty(), times == 1);
+    EXPECT_EQ(difference(full, wanted), "");
+  }
 }
 
 // Steps that were launched kernel by kernel leave their memory to the pool, where a graph has no

@@ -105,6 +105,8 @@ void keep_freed_memory() {
 class Staging {
  public:
   void send(void* to, const void* from, size_t bytes, Stream stream) {
+    QT_CHECK(!is_recording(stream),
+             "a copy from the host cannot be recorded: its buffer serves other copies later");
     const std::lock_guard lock(mutex_);
     Buffer& buffer = free_buffer(bytes);
     memcpy(buffer.memory.get(), from, bytes);
@@ -208,7 +210,14 @@ void use_gpu(int number) {
 std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream) {
   keep_freed_memory();
   void* memory = nullptr;
-  const cudaError_t status = cudaMallocAsync(&memory, bytes ? bytes : 1, handle(stream));
+  const auto allocate = [&] { return cudaMallocAsync(&memory, bytes ? bytes : 1, handle(stream)); };
+  cudaError_t status = allocate();
+  if (status == cudaErrorMemoryAllocation && !is_recording(stream)) {
+    // What the pool and idle graphs keep, each for itself, may do.
+    static_cast<void>(cudaGetLastError());
+    release_cached_gpu_memory();
+    status = allocate();
+  }
   if (status == cudaErrorMemoryAllocation) out_of_memory("GPU memory", bytes);
   check_cuda(status, "cudaMallocAsync of " + std::to_string(bytes) + " bytes");
   blocks().add(memory, bytes, handle(stream));

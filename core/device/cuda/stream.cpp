@@ -59,8 +59,16 @@ std::string gpu_identity() {
   return text.data();
 }
 
+bool is_recording(Stream stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check_cuda(cudaStreamIsCapturing(handle(stream), &status), "cudaStreamIsCapturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 GpuGraph::GpuGraph(Stream stream, const std::function<void()>& work) {
-  check_cuda(cudaStreamBeginCapture(handle(stream), cudaStreamCaptureModeGlobal),
+  // Other threads, those of a library too, may allocate and ask for events meanwhile; this one may
+  // not.
+  check_cuda(cudaStreamBeginCapture(handle(stream), cudaStreamCaptureModeThreadLocal),
              "cudaStreamBeginCapture");
   cudaGraph_t recorded = nullptr;
   try {

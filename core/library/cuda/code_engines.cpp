@@ -2,6 +2,7 @@
 // codes.
 #include "core/library/cuda/code_engines.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <utility>
@@ -31,12 +32,6 @@ std::string milliseconds(double seconds) {
   char text[32];
   snprintf(text, sizeof text, "%.4f ms", 1e3 * seconds);
   return text;
-}
-
-bool is_recording() {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check_cuda(cudaStreamIsCapturing(handle(current_stream()), &status), "cudaStreamIsCapturing");
-  return status != cudaStreamCaptureStatusNone;
 }
 
 // [..., c] as [..., padded], zeros in the new channels: windows of one pixel.
@@ -118,7 +113,7 @@ std::string CodeEngines::name_for(const Tensor& x, const Tensor& w, const Conv2d
 size_t CodeEngines::choose(const Conv2dShape& shape) {
   const ConvolutionRequest request = request_for(shape);
   return chosen_.of(request, [&]() -> std::optional<size_t> {
-    if (!is_recording()) return chosen_for(request, shape);
+    if (!is_recording(current_stream())) return chosen_for(request, shape);
     log::warn("convolution of codes " + shape.text() +
               " was first met while a graph was recorded: it runs as matrix products");
     return {};
@@ -156,19 +151,24 @@ size_t CodeEngines::chosen_for(const ConvolutionRequest& request, const Conv2dSh
 size_t CodeEngines::tried(const ConvolutionRequest& request, const Conv2dShape& shape) {
   const std::string what = text_of(request) + ": ";
   const std::string* const earlier = chosen_.earlier(request);
-  const auto engine = earlier ? names().find(request, *earlier) : std::nullopt;
+  const std::optional<std::string> known =
+      earlier ? *earlier : chosen_.of_other_batch(request, names());
+  const std::string why = earlier ? " as before" : " as for another batch";
+  const auto engine = known ? names().find(request, *known) : std::nullopt;
   if (engine == as_products || convolutions_->engines(request).empty()) {
     log::info(what + products_->name() +
-              (engine ? " as before" : "; " + convolutions_->name() + " has no engine"));
+              (engine ? why : "; " + convolutions_->name() + " has no engine"));
     return as_products;
   }
   const std::vector<Trial> trials = trials_of(shape);
   if (engine && is_ready(*convolutions_, request, *engine) && is_exact(request, *engine, trials)) {
-    log::info(what + *earlier + " as before");
+    log::info(what + *known + why);
     return *engine;
   }
   if (earlier && !engine) log::warn(what + *earlier + " is not here; the engine is chosen anew");
-  return fastest(request, shape, trials);
+  const size_t best = fastest(request, shape, trials);
+  convolutions_->keep_only(request, best);
+  return best;
 }
 
 bool CodeEngines::is_exact(const ConvolutionRequest& request, size_t engine,
@@ -197,6 +197,7 @@ size_t CodeEngines::fastest(const ConvolutionRequest& request, const Conv2dShape
   std::string timed = products_->name() + " " + milliseconds(best_seconds);
   const Tensor y = unwritten_floats(request.shape.y_shape());
   const size_t count = convolutions_->engines(request).size();
+  make_ready_together(*convolutions_, request, std::min(count, engines_tried));
   for (size_t i = 0; i < count && ready < engines_tried; ++i) {
     if (!is_ready(*convolutions_, request, i)) continue;
     ++ready;

@@ -17,7 +17,8 @@ class CodeEngines {
 
   // As Library::conv2d_codes with CodePath::integer. The first call for a shape tries engines on
   // codes at the ends of int8's range (trial.h): those that fail, or differ from the exact products
-  // in any bit, are out and named in the log; the fastest of the others stays. Where nothing can
+  // in any bit, are out and named in the log; the fastest of the others stays, for the same layer
+  // with other numbers of images too, where its bits are tried but not its time. Where nothing can
   // be tried, for lack of memory, products do. While a graph is recorded nothing is tried, and
   // shapes not yet met go through products.
   Tensor conv2d(const Tensor& x, const Tensor& w, const Conv2dShape& shape);

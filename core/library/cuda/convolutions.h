@@ -47,6 +47,9 @@ class Convolutions {
   // Makes engine number `engine` of that list ready to run, which may compile its kernel; once. The
   // bytes of its workspace; nothing where the library cannot make it after all.
   virtual std::optional<size_t> prepare(const ConvolutionRequest& request, size_t engine) = 0;
+  // Forgets what was made ready for a request, but for this engine (any other number: all). What
+  // they have enqueued must have run.
+  virtual void keep_only(const ConvolutionRequest& request, size_t engine) = 0;
   // Enqueues one that is ready. forward: first = x, second = w, result = y; backward_data: dy, w,
   // dx; backward_weights: x, dy, dw. Addresses are multiples of 16 bytes.
   virtual void run(const ConvolutionRequest& request, size_t engine, const void* first,

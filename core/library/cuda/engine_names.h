@@ -62,6 +62,17 @@ class ChosenEngines {
     const auto found = earlier_.find(text_of(request));
     return found == earlier_.end() ? nullptr : &found->second;
   }
+  // Likewise: the engine that the same layer has with another number of images; nothing where it
+  // was not met.
+  std::optional<std::string> of_other_batch(const ConvolutionRequest& request,
+                                            const EngineNames& names) const {
+    for (const auto& [met, engine] : chosen_) {
+      ConvolutionRequest same = met;
+      same.shape.n = request.shape.n;
+      if (same.key() == request.key()) return names.of(met, engine);
+    }
+    return {};
+  }
   // As Library's engine_choices and take_engines.
   EngineChoices choices(const EngineNames& names) const {
     const std::lock_guard lock(mutex_);

@@ -3,8 +3,12 @@
 
 #include <cuda_runtime_api.h>
 
+#include <thread>
+#include <vector>
+
 #include "core/base/error.h"
 #include "core/base/log.h"
+#include "core/device/cuda/handle.h"
 #include "core/library/cuda/engine_names.h"
 
 namespace qt {
@@ -16,6 +20,22 @@ std::string text_of(Convolutions& convolutions, const ConvolutionRequest& reques
 }
 
 }  // namespace
+
+void make_ready_together(Convolutions& convolutions, const ConvolutionRequest& request,
+                         size_t count) {
+  int gpu = 0;
+  check_cuda(cudaGetDevice(&gpu), "cudaGetDevice");
+  std::vector<std::jthread> threads;
+  for (size_t engine = 0; count > 1 && engine < count; ++engine)
+    threads.emplace_back([&, engine] {
+      try {
+        if (gpu != 0) check_cuda(cudaSetDevice(gpu), "cudaSetDevice");
+        convolutions.prepare(request, engine);
+      } catch (const std::exception&) {
+        return;
+      }
+    });
+}
 
 bool is_ready(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine) {
   std::optional<size_t> workspace;

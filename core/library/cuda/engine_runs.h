@@ -12,6 +12,11 @@ namespace qt {
 // the whole run. It is what matrix products write windows out to, at most (column_bytes).
 constexpr size_t most_workspace = size_t{512} << 20;
 
+// The first `count` engines, each by a thread of its own, as their compilations take long. What
+// goes wrong is_ready meets again.
+void make_ready_together(Convolutions& convolutions, const ConvolutionRequest& request,
+                         size_t count);
+
 // Whether an engine can be had: it is made ready. The log says why not.
 bool is_ready(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine);
 

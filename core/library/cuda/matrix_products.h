@@ -41,6 +41,11 @@ struct MatrixProduct {
   bool accumulate = false;  // c += instead of c =
 
   auto operator<=>(const MatrixProduct&) const = default;
+  bool suits_int8() const {
+    const bool apart = batch == 1 || (batch_a % 16 == 0 && batch_b % 16 == 0 && batch_c % 4 == 0);
+    return type == ProductType::i8 && transpose_b && !transpose_a && apart &&
+           (n | k | row_a | row_b | row_c) % 4 == 0;
+  }
   std::string text() const {
     const auto number = [](int64_t i) { return std::to_string(i); };
     return std::string(name_of(type)) + " " + (batch > 1 ? number(batch) + " x " : "") + "[" +
@@ -56,6 +61,9 @@ class MatrixProducts {
   virtual ~MatrixProducts() = default;
   // "cuBLASLt 13.1.0"
   virtual std::string name() const = 0;
+  // False where the library has no algorithm for a product of codes that is as it should be:
+  // workspace() and run() are not for it then.
+  virtual bool offers(const MatrixProduct& product, size_t alignment) = 0;
   // Bytes of GPU memory that run() needs beside the operands. Addresses that run() will be given
   // are multiples of `alignment` bytes, a power of two.
   virtual size_t workspace(const MatrixProduct& product, size_t alignment) = 0;

@@ -2,6 +2,7 @@
 #include "core/library/cuda/real_engines.h"
 
 #include "core/base/log.h"
+#include "core/device/gpu.h"
 #include "core/library/convert.h"
 #include "core/library/cuda/engine_runs.h"
 #include "core/library/cuda/real.h"
@@ -30,6 +31,11 @@ Tensor RealEngines::run(const ConvolutionRequest& request, const Tensor& first,
                         const Tensor& second) {
   Tensor result;  // of the trial, where this is the first call
   const size_t engine = chosen_.of(request, [&]() -> std::optional<size_t> {
+    if (is_recording(current_stream())) {
+      log::warn(text_of(request) +
+                " was first met while a graph was recorded: it runs as products");
+      return {};
+    }
     return chosen_for(request, [&](size_t i) { result = run_by(i, request, first, second); });
   });
   if (result.defined()) return result;

@@ -60,6 +60,7 @@ class Plan {
     choose(handle, alignment);
   }
 
+  bool is_offered() const { return offered_; }
   size_t workspace() const { return choice_.workspaceSize; }
   void run(cublasLtHandle_t handle, const void* a, const void* b, void* c, void* workspace,
            cudaStream_t stream) const {
@@ -124,16 +125,23 @@ class Plan {
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       set(which, bytes);
     int found = 0;
-    check(cublasLtMatmulAlgoGetHeuristic(
-              handle, as<cublasLtMatmulDesc_t>(operation_), as<cublasLtMatrixLayout_t>(first_),
-              as<cublasLtMatrixLayout_t>(second_), as<cublasLtMatrixLayout_t>(result_),
-              as<cublasLtMatrixLayout_t>(result_), made, 1, &choice_, &found),
-          "cublasLtMatmulAlgoGetHeuristic", product_);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle, as<cublasLtMatmulDesc_t>(operation_), as<cublasLtMatrixLayout_t>(first_),
+        as<cublasLtMatrixLayout_t>(second_), as<cublasLtMatrixLayout_t>(result_),
+        as<cublasLtMatrixLayout_t>(result_), made, 1, &choice_, &found);
+    const bool none =
+        status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && found == 0);
+    if (none && product_.suits_int8() && alignment % 16 == 0) {
+      offered_ = false;
+      return;
+    }
+    check(status, "cublasLtMatmulAlgoGetHeuristic", product_);
     QT_CHECK(found == 1, "cuBLASLt has no algorithm for the product " + product_.text());
     check(choice_.state, "cublasLtMatmulAlgoGetHeuristic's choice", product_);
   }
 
   MatrixProduct product_;
+  bool offered_ = true;
   std::shared_ptr<void> operation_, first_, second_, result_;
   cublasLtMatmulHeuristicResult_t choice_{};
 };
@@ -152,6 +160,9 @@ class CublasLt final : public MatrixProducts {
     const size_t version = cublasLtGetVersion();
     return "cuBLASLt " + std::to_string(version / 10000) + "." +
            std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
+  }
+  bool offers(const MatrixProduct& product, size_t alignment) override {
+    return plan(product, alignment).is_offered();
   }
   size_t workspace(const MatrixProduct& product, size_t alignment) override {
     return plan(product, alignment).workspace();

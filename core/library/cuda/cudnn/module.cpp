@@ -34,15 +34,19 @@ class Cudnn final : public Convolutions {
   }
 
   std::optional<size_t> prepare(const ConvolutionRequest& request, size_t engine) override {
-    const std::lock_guard lock(mutex_);
     const std::optional<Plan>& plan = plan_for(request, engine);
     return plan ? std::optional(plan->workspace) : std::nullopt;
   }
 
+  void keep_only(const ConvolutionRequest& request, size_t engine) override {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(asked(request).plans, [&](const auto& entry) { return entry.first != engine; });
+  }
+
   void run(const ConvolutionRequest& request, size_t engine, const void* first, const void* second,
            void* result, void* workspace, Stream stream) override {
-    const std::lock_guard lock(mutex_);
     const std::optional<Plan>& plan = plan_for(request, engine);
+    const std::lock_guard lock(mutex_);  // the handle has one stream at a time
     const std::string name = asked(request).names[engine] + " for " + request.shape.text();
     QT_CHECK(plan, "cuDNN has no plan of " + name);
     Descriptor arguments(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
@@ -78,14 +82,19 @@ class Cudnn final : public Convolutions {
     entry = std::move(made);
     return *entry;
   }
+  // What may compile is not locked: several threads make several engines ready.
   const std::optional<Plan>& plan_for(const ConvolutionRequest& request, size_t engine) {
+    std::unique_lock lock(mutex_);
     Asked& found = asked(request);
     QT_CHECK(
         engine < found.candidates.size(),
         "cuDNN has no engine number " + std::to_string(engine) + " for " + request.shape.text());
     const auto plan = found.plans.find(engine);
     if (plan != found.plans.end()) return plan->second;
-    return found.plans[engine] = plan_of(found.candidates[engine], device_);
+    lock.unlock();
+    auto made = plan_of(found.candidates[engine], device_);
+    lock.lock();
+    return found.plans.try_emplace(engine, std::move(made)).first->second;
   }
 
   Descriptor device_;
