@@ -1,29 +1,32 @@
 #!/usr/bin/env bash
-# gpu_report.sh [--build-dir DIR] [--output FOLDER] [--minutes N] [--quick] -- everything there is to learn from a machine
-# with an NVIDIA GPU, in one command: tests, compute-sanitizer, a training run, timings. Leaves one folder.
+# gpu_report.sh [--build-dir DIR] [--output FOLDER] [--minutes N] [--total N] [--quick] -- everything there is to learn from a
+# machine with an NVIDIA GPU, in one command: tests, compute-sanitizer, a training run, timings. Leaves one folder.
 #
 #   --build-dir DIR   default: the bundle this script lies in (scripts/bundle.sh), else build/cuda
 #   --output FOLDER   default: gpu-report-<date>-<time>
 #   --minutes N       no step takes longer (default 60)
+#   --total N         after so many minutes (Ns: seconds) what is left is not run (default: no limit)
 #   --quick           without compute-sanitizer and the comparison with PyTorch
 #
-# FOLDER/summary.md has a line for each step: what came out, after how long, and its log. QATTRAIN_PYTHON (default: python3)
-# names a Python with PyTorch for scripts/bench/gpu; without PyTorch that step is skipped.
+# Steps come in the order of what they tell: tests, a training run, single layers and PyTorch network by network, each with
+# results of its own, and compute-sanitizer last. FOLDER/summary.md has a line for each step: what came out, after how long, and
+# its log. QATTRAIN_PYTHON (default: python3) names a Python with PyTorch for scripts/bench/gpu; without PyTorch that is skipped.
 #
 # Exit codes: 0 all passed or was skipped; 1 something failed, the rest has run all the same; 2 usage; 3 no GPU: nothing ran.
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() { sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 quick=false
+build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 total= quick=false
 while (($#)); do
   case $1 in
-    --build-dir | --output | --minutes)
+    --build-dir | --output | --minutes | --total)
       (($# > 1)) || usage
       case $1 in
         --build-dir) build=$2 ;;
         --output) output=$2 ;;
-        *) minutes=$2 ;;
+        --minutes) minutes=$2 ;;
+        *) total=$2 ;;
       esac
       shift 2
       ;;
@@ -31,7 +34,12 @@ while (($#)); do
     *) usage ;;
   esac
 done
-[[ $minutes =~ ^[1-9][0-9]*$ ]] || usage
+[[ $minutes =~ ^[1-9][0-9]*$ && $total =~ ^([1-9][0-9]*s?)?$ ]] || usage
+case $total in
+  '') most= ;;
+  *s) most=${total%s} ;;
+  *) most=$((total * 60)) ;;
+esac
 
 # How programs are started: of a bundle by its `run`, which finds CUDA's libraries.
 if [[ -z $build && -x $root/run ]]; then
@@ -44,7 +52,7 @@ command_of() { # command_of PROGRAM: sets `command`
   if ((${#start[@]} == 0)); then command=("$programs/$1"); fi
 }
 if [[ ! -x $programs/qattrain ]]; then
-  echo "gpu_report.sh: there is no $programs/qattrain: cmake --preset cuda -DQATTRAIN_BENCH=ON && cmake --build --preset cuda" >&2
+  echo "gpu_report.sh: there is no $programs/qattrain: cmake --preset cuda && cmake --build --preset cuda" >&2
   exit 2
 fi
 command_of qattrain
@@ -76,14 +84,19 @@ failed=0
 
 row() { printf '| %s | %s | %s | %s |\n' "$@" | tee -a "$output/summary.md"; }
 step() { # step NAME COMMAND...: its log is NAME.log; exit codes 77 and 3 mean that it was skipped
-  local name=$1 log=$output/$1.log began=$SECONDS code outcome
+  local name=$1 log=$output/$1.log began=$SECONDS limit=$((minutes * 60)) code outcome
   shift
-  timeout --kill-after=30 "$((minutes * 60))" "$@" >"$log" 2>&1
+  if [[ -n $most ]] && ((limit > most - SECONDS)); then limit=$((most - SECONDS)); fi
+  if ((limit <= 0)); then
+    row "$name" "skipped: $most seconds are over" 0 ""
+    return
+  fi
+  timeout --kill-after=30 "$limit" "$@" >"$log" 2>&1
   code=$?
   case $code in
     0) outcome=passed ;;
     77 | 3) outcome="skipped: $(grep -v '^$' "$log" | tail -n 1 | tr '|' '/')" ;;
-    124 | 137) outcome="FAILED: not done after $minutes minutes" ;;
+    124 | 137) outcome="FAILED: not done after $limit seconds" ;;
     *) outcome="FAILED: exit code $code" ;;
   esac
   if [[ $outcome == FAILED* ]]; then failed=1; fi
@@ -98,24 +111,32 @@ present() { # present NAME PROGRAM: whether it was built
 if present tests gpu_test; then
   command_of gpu_test
   step tests "${command[@]}" "--gtest_output=xml:$output/tests.xml"
-  $quick || for tool in memcheck racecheck initcheck synccheck; do
-    step "$tool" bash tests/gpu/compute_sanitizer.sh "$tool" "${command[@]}"
-  done
 fi
 command_of qattrain
 step training "${command[@]}" configs/smoke.yaml --device cuda --no-progress --run-dir "$output/runs"
 if present kernels gpu_bench; then
   command_of gpu_bench
-  step kernels "${command[@]}" "--benchmark_out=$output/kernels.json" --benchmark_out_format=json
+  for net in imagenet_resnet18 cifar_resnet20 imagenet_resnet50 cifar_resnet18; do
+    step "kernels_$net" "${command[@]}" "--benchmark_filter=^$net/" "--benchmark_out=$output/kernels_$net.json" \
+      --benchmark_out_format=json
+  done
 fi
 if ! $quick; then
   python=${QATTRAIN_PYTHON:-python3}
   if "$python" -c 'import torch' 2>/dev/null; then
     binary=$programs/qattrain
     if ((${#start[@]} > 0)); then binary=$root/qattrain; fi
-    step pytorch "$python" scripts/bench/gpu --binary "$binary" --work "$output/pytorch"
+    for net in imagenet-resnet18 cifar-resnet20 imagenet-resnet50 cifar-resnet18; do
+      step "pytorch_$net" "$python" scripts/bench/gpu --binary "$binary" --nets "$net" --work "$output/pytorch_$net"
+    done
   else
     row pytorch "skipped: $python has no PyTorch" 0 ""
+  fi
+  if [[ -x $programs/gpu_test ]]; then
+    command_of gpu_test
+    for tool in memcheck racecheck initcheck synccheck; do
+      step "$tool" bash tests/gpu/compute_sanitizer.sh "$tool" "${command[@]}"
+    done
   fi
 fi
 

@@ -70,6 +70,16 @@ def test_single_layers_are_compared_forward_with_forward():
     assert "| [256, 56, 56, 64] residual | forward | 0.200 | 87 % |" in text and "2000 GB/s" in text
 
 
+def test_single_layers_come_from_several_files_too(tmp_path):
+    paths = []
+    for i, net in enumerate(["cifar_resnet20", "imagenet_resnet50"]):
+        row = {"name": f"{net}/256x8x8x64 -> 64 3x3/forward_codes/iterations:1/manual_time", "real_time": 0.5 + i, "label": "k"}
+        paths.append(tmp_path / f"{net}.json")
+        paths[-1].write_text(json.dumps({"context": {"copy bandwidth, GB/s": "2000"}, "benchmarks": [row]}))
+    text = gpu.measured_layers(gpu.parse(["--kernels", *map(str, paths)]))
+    assert "| cifar_resnet20 | 256x8x8x64 -> 64 3x3 | 0.500 " in text and "| imagenet_resnet50 | 256x8x8x64 -> 64 3x3 | 1.500 " in text
+
+
 def test_single_layers_that_cannot_be_measured_are_said_to_be_so(tmp_path):
     program = tmp_path / "gpu_bench"
     program.write_text("#!/bin/sh\necho 'no GPU here' >&2\nexit 3\n")

@@ -45,7 +45,9 @@ expect "exit code where all passes or is skipped" $? 0
 summary=$(cat "$folder/good/summary.md")
 expect_line "tests" "$summary" '^\| tests \| passed \| [0-9]+ \| tests.log \|$'
 expect_line "training" "$summary" '^\| training \| passed '
-expect_line "kernels" "$summary" '^\| kernels \| skipped: gpu_bench: nothing can be measured '
+for net in cifar_resnet20 imagenet_resnet50; do
+  expect_line "kernels" "$summary" "^\| kernels_$net \| skipped: gpu_bench: nothing can be measured "
+done
 expect_line "PyTorch" "$summary" '^\| pytorch \| skipped: /nonexistent has no PyTorch '
 for tool in memcheck racecheck initcheck synccheck; do expect_line "$tool" "$summary" "^\| $tool \| "; done
 expect_line "the tests' own log" "$(cat "$folder/good/tests.log")" "gtest_output=xml:$folder/good/tests.xml"
@@ -57,6 +59,12 @@ expect "exit code where tests fail" $? 1
 expect_line "tests that fail" "$(cat "$folder/bad/summary.md")" '^\| tests \| FAILED: exit code 1 '
 expect_line "what comes after them" "$(cat "$folder/bad/summary.md")" '^\| training \| passed '
 expect "compute-sanitizer with --quick" "$(grep -c memcheck "$folder/bad/summary.md")" 0
+
+pretend gpu_test <<<"sleep 30"
+said=$(report --quick --total 3s --build-dir "$folder/build" --output "$folder/short")
+summary=$(cat "$folder/short/summary.md")
+expect_line "a step that takes all the time" "$summary" '^\| tests \| FAILED: not done after [0-9]+ seconds '
+expect_line "what comes after it" "$summary" '^\| training \| skipped: 3 seconds are over '
 
 # A gpu_test that has no GPU is skipped by the sanitizers' script.
 pretend gpu_test <<<"echo 'no CUDA device: nothing of this test has run'"

@@ -13,6 +13,7 @@ namespace qt::bench {
 struct FusedCase {
   Shape shape;
   bool quantized = true, residual = false;
+  bool bf16 = false;  // gradients, as a GPU's step has them
 
   std::string text() const {
     return "norm_act " + shape.text() + (quantized ? " codes" : " f32") +
@@ -28,17 +29,21 @@ inline double forward_bytes(const FusedCase& c) {
 // dout and y (and the residual) read twice, dy (and the residual's gradient) written.
 inline double backward_bytes(const FusedCase& c) {
   const double elements = double(c.shape.elements()), stored = c.quantized ? 1 : 4;
-  return elements * (2 * (4 + 4 + (c.residual ? stored : 0)) + 4 + (c.residual ? 4 : 0));
+  const double gradient = c.bf16 ? 2 : 4;
+  return elements *
+         (2 * (gradient + 4 + (c.residual ? stored : 0)) + gradient + (c.residual ? gradient : 0));
 }
 
-// A unit's operands with all gradients wanted, as in training.
+// A unit's operands with all gradients wanted, as in training. Running statistics stay as they are.
 class FusedOperands {
  public:
   // place(tensor) puts what was made on the host where the pass runs.
   using Place = std::function<Tensor(const Tensor&)>;
   explicit FusedOperands(
       const FusedCase& c, const Place& place = [](const Tensor& t) { return t; })
-      : pass_{.mode = c.quantized ? ForwardMode::int8 : ForwardMode::float32, .training = true} {
+      : pass_{.mode = c.quantized ? ForwardMode::int8 : ForwardMode::float32,
+              .training = true,
+              .backward = c.bf16 ? Precision::bf16 : Precision::f32} {
     const int64_t channels = c.shape[3];
     Tensor real = floats(c.shape, 1, c.quantized ? 100 : 1);
     if (c.quantized) real = real.with_scale(Tensor::full({channels}, 0.01f), -(1 << 24), 1 << 24);
@@ -49,13 +54,18 @@ class FusedOperands {
     norm_.running_var = place(Tensor::full({channels}, 1));
     if (c.residual)
       residual = Var(place(c.quantized ? codes(c.shape, 2, 0, 127) : floats(c.shape, 2)), true);
+    if (c.bf16) y.set_gradient_type(DType::bf16);
+    if (c.bf16 && c.residual) residual.set_gradient_type(DType::bf16);
     if (!c.quantized) return;
     quantizer_ = make_quantizer({.is_signed = false}, 1);
     quantizer_->step()->set(place(Tensor::full({1}, 0.02f)));
   }
   Var run() {
     const NormAct args{.name = "unit", .y = y, .norm = &norm_, .residual = residual};
-    return quantizer_ ? quantizer_->norm_act(args, pass_) : norm_act_real(args, pass_);
+    const Tensor mean = norm_.running_mean, var = norm_.running_var;
+    const Var out = quantizer_ ? quantizer_->norm_act(args, pass_) : norm_act_real(args, pass_);
+    norm_.running_mean = mean, norm_.running_var = var;
+    return out;
   }
   void clear_gradients() {
     for (const Var* v : {&y, &residual, &norm_.gamma.var, &norm_.beta.var})

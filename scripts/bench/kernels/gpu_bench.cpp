@@ -1,22 +1,25 @@
-// scripts/bench/kernels/gpu_bench.cpp -- on a GPU: each convolution of four networks at batch 256,
-// int8 and bf16, and the passes between them beside the bandwidth of a copy.
+// scripts/bench/kernels/gpu_bench.cpp -- on a GPU: each convolution of four networks, int8 and bf16,
+// at batch 256 or another, and the passes between them beside the bandwidth of a copy.
 //
-//   build/cuda/gpu_bench --benchmark_filter='imagenet_resnet50.*forward_codes'
+//   build/cuda/gpu_bench --benchmark_filter='imagenet_resnet50.*forward_codes' [--batch=N]
 //
-// A time is that of many calls, enqueued one after another and waited for once. Exit code 3 where
-// there is no GPU. scripts/bench/gpu --kernels makes tables of it.
+// A row is one measurement: a recorded graph of ten calls, as a step replays it, launched twice to
+// warm up and once between events. Exit code 3 where there is no GPU. scripts/bench/gpu --kernels
+// makes tables of it.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/autograd/tape.h"
 #include "core/base/error.h"
 #include "core/device/gpu.h"
+#include "core/library/convert.h"
 #include "core/library/library.h"
 #include "core/tensor/transfer.h"
 #include "layers/model.h"
@@ -26,29 +29,46 @@
 namespace qt::bench {
 namespace {
 
-constexpr int64_t batch = 256;
-constexpr int calls = 20;  // between two waits
+int64_t batch = 256;
 
 const GpuStream& gpu() {
   static const GpuStream stream;
   return stream;
 }
-Tensor placed(const Tensor& t) { return to_gpu(t, gpu().stream()); }
+// On the GPU; pictures, of which there is one, as a whole batch of it.
+Tensor placed(const Tensor& t) {
+  Tensor one = to_gpu(t, gpu().stream());
+  if (one.shape().rank() != 4 || one.dim(0) != 1) return one;
+  const UseStream use(gpu().stream());
+  Tensor all = Tensor::empty({batch, one.dim(1), one.dim(2), one.dim(3)}, one.dtype());
+  for (int64_t i = 0; i < batch; ++i)
+    copy_on_gpu(static_cast<char*>(all.raw()) + i * int64_t(one.bytes()), one.raw(), one.bytes(),
+                gpu().stream());
+  return one.has_scale() ? all.with_scale(one.step(), one.lo(), one.hi()) : all;
+}
+Shape one_of(const Shape& pictures) { return {1, pictures[1], pictures[2], pictures[3]}; }
 
-// Seconds that a call takes once the GPU has work enqueued all the time.
+// What `call` allocates it gives back.
 double seconds_of(const std::function<void()>& call) {
+  constexpr int calls = 10;
   call();
-  gpu().synchronize();
-  const auto began = std::chrono::steady_clock::now();
-  for (int i = 0; i < calls; ++i) call();
-  gpu().synchronize();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / calls;
+  const GpuGraph graph(gpu().stream(), [&] {
+    for (int i = 0; i < calls; ++i) call();
+  });
+  graph.launch(gpu().stream());
+  graph.launch(gpu().stream());
+  GpuEvent begin(true), end(true);
+  begin.record(gpu().stream());
+  graph.launch(gpu().stream());
+  end.record(gpu().stream());
+  end.synchronize();
+  return end.seconds_since(begin) / calls;
 }
 
 // Bytes read plus bytes written per second.
 double copy_bandwidth() {
   static const double measured = [] {
-    constexpr size_t size = size_t{1} << 30;
+    const size_t size = size_t(batch) << 22;  // far more than caches hold
     const auto from = allocate_on_gpu(size, gpu().stream()),
                to = allocate_on_gpu(size, gpu().stream());
     set_bytes_on_gpu(from.get(), 1, size, gpu().stream());
@@ -66,6 +86,7 @@ void add(const std::string& name, const std::function<void(benchmark::State&)>& 
                                  release_cached_gpu_memory();
                                })
       ->UseManualTime()
+      ->Iterations(1)
       ->Unit(benchmark::kMillisecond);
 }
 
@@ -93,27 +114,28 @@ void add_convolution(const std::string& row, const Conv2dShape& shape) {
   };
   const int lowest = shape.c == 3 ? -127 : 0;  // pixels are signed
   add(row + "forward_codes", [=](benchmark::State& state) {
-    const Tensor x = code(shape.x_shape(), 1, lowest, false),
+    const Tensor x = code(one_of(shape.x_shape()), 1, lowest, false),
                  w = code(shape.w_shape(), 2, -127, true);
     measure(state, shape,
             [&] { return current_library().conv2d_codes(x, w, shape, CodePath::integer); });
   });
   // From and to f32, as the library does it in a step; conversions count.
   add(row + "forward_bf16", [=](benchmark::State& state) {
-    const Tensor x = placed(floats(shape.x_shape(), 1)), w = placed(floats(shape.w_shape(), 2));
+    const Tensor x = placed(floats(one_of(shape.x_shape()), 1)),
+                 w = placed(floats(shape.w_shape(), 2));
     measure(state, shape, [&] { return current_library().conv2d(x, w, shape, Precision::bf16); });
   });
   if (shape.c != 3)
     add(row + "backward_data_bf16", [=](benchmark::State& state) {
-      const Tensor dy = placed(floats(shape.y_shape(), 1)),
+      const Tensor dy = placed(to_bf16(floats(one_of(shape.y_shape()), 1))),
                    w = code(shape.w_shape(), 2, -127, true);
       measure(state, shape, [&] {
         return current_library().conv2d_backward_data(dy, w, shape, Precision::bf16);
       });
     });
   add(row + "backward_weights_bf16", [=](benchmark::State& state) {
-    const Tensor x = code(shape.x_shape(), 1, lowest, false),
-                 dy = placed(floats(shape.y_shape(), 2));
+    const Tensor x = code(one_of(shape.x_shape()), 1, lowest, false),
+                 dy = placed(to_bf16(floats(one_of(shape.y_shape()), 2)));
     measure(state, shape, [&] {
       return current_library().conv2d_backward_weights(x, dy, shape, Precision::bf16);
     });
@@ -125,8 +147,10 @@ void add_fused_pass(const std::string& net, const FusedCase& c) {
     state.counters["of_copy"] = {bytes / copy_bandwidth(),
                                  benchmark::Counter::kIsIterationInvariantRate};
   };
+  FusedCase one = c;
+  one.shape = one_of(c.shape);
   add(net + "/" + c.text() + "/forward", [=](benchmark::State& state) {
-    FusedOperands operands(c, placed);
+    FusedOperands operands(one, placed);
     const UseStream use(gpu().stream());
     const Tape::Pause pause;
     for (auto _ : state) state.SetIterationTime(seconds_of([&] { operands.run(); }));
@@ -134,20 +158,16 @@ void add_fused_pass(const std::string& net, const FusedCase& c) {
   });
   // Forward and backward together, without what forward alone takes.
   add(net + "/" + c.text() + "/backward", [=](benchmark::State& state) {
-    FusedOperands operands(c, placed);
-    const Tensor dout = placed(floats(c.shape, 3));
+    FusedOperands operands(one, placed);
+    const Tensor dout = placed(to_bf16(floats(one.shape, 3)));
     const UseStream use(gpu().stream());
     for (auto _ : state) {
-      double alone = 0;
-      {
-        const Tape::Pause pause;
-        alone = seconds_of([&] { operands.run(); });
-      }
       const double both = seconds_of([&] {
-        operands.clear_gradients();
         Tape::current().backward(operands.run(), dout);
+        operands.clear_gradients();
       });
-      state.SetIterationTime(std::max(both - alone, 1e-9));
+      const Tape::Pause pause;
+      state.SetIterationTime(std::max(both - seconds_of([&] { operands.run(); }), 1e-9));
     }
     report(state, backward_bytes(c));
   });
@@ -173,7 +193,7 @@ void add_network(const std::string& name, const std::string& model, const std::s
     if (std::find(emitted.begin(), emitted.end(), shape.y_shape()) != emitted.end()) continue;
     emitted.push_back(shape.y_shape());
     for (const bool residual : {false, true})
-      add_fused_pass(name, {.shape = shape.y_shape(), .residual = residual});
+      add_fused_pass(name, {.shape = shape.y_shape(), .residual = residual, .bf16 = true});
   }
 }
 
@@ -183,7 +203,12 @@ void add_network(const std::string& name, const std::string& model, const std::s
 int main(int argc, char** argv) {
   using namespace qt;
   benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  const std::string_view option = "--batch=", last = argc > 1 ? argv[argc - 1] : "";
+  if (last.starts_with(option)) {
+    bench::batch = std::atoll(last.substr(option.size()).data());
+    --argc;
+  }
+  if (benchmark::ReportUnrecognizedArguments(argc, argv) || bench::batch < 1) return 2;
   try {
     library_by_name("cuda");
     bench::gpu().synchronize();
