@@ -21,10 +21,10 @@ Var ImageInput::forward(const std::vector<Var>& in, const Pass& pass) {
   const uint8_t* const pixels = images.data<uint8_t>();
   if (as_codes)
     map(current_stream(), images.rows(), 3, Same{},
-        lookup(pixels, std::as_const(codes_).data<int8_t>()), out(y.data<int8_t>()));
+        lookup(pixels, std::as_const(codes_).data<int8_t>(), 3), out(y.data<int8_t>()));
   else
     map(current_stream(), images.rows(), 3, Same{},
-        lookup(pixels, std::as_const(reals_).data<float>()), out(y.data<float>()));
+        lookup(pixels, std::as_const(reals_).data<float>(), 3), out(y.data<float>()));
   return Var(as_codes ? y.with_scale(codes_.step(), codes_.lo(), codes_.hi()) : y);
 }
 

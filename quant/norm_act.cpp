@@ -204,15 +204,15 @@ Tensor finish_reduction(const NormAct& args, const ChannelConstants& k, const Te
   const Tensor brought =
       k.ranks && !k.ranks->writes() ? Tensor::zeros(sums.shape(), DType::f32) : shared;
   const float *const all = shared.data<float>(), *const s = brought.data<float>();
-  const Tensor unit = step.defined() ? step.value() : one();
+  const auto unit = step.defined() ? scalar(step.value().data<float>()) : constant(1.0f);
   Tensor dgamma = Tensor::empty({channels}, DType::f32),
          dbeta = Tensor::empty({channels}, DType::f32);
   Tensor apply = Tensor::empty({3, channels}, DType::f32);
   map(current_stream(), 1, channels, FinishReduction{float(k.rows), k.batch_statistics}, in(s),
       in(s + channels), in(all), in(all + channels), in(k.live.data<float>()),
-      in(k.m.data<float>()), in(k.rstd.data<float>()), scalar(unit.data<float>()),
-      out(dgamma.data<float>()), out(dbeta.data<float>()), out(apply.data<float>()),
-      out(apply.data<float>() + channels), out(apply.data<float>() + 2 * channels));
+      in(k.m.data<float>()), in(k.rstd.data<float>()), unit, out(dgamma.data<float>()),
+      out(dbeta.data<float>()), out(apply.data<float>()), out(apply.data<float>() + channels),
+      out(apply.data<float>() + 2 * channels));
   if (args.norm) {
     args.norm->gamma.var.add_grad(dgamma);
     args.norm->beta.var.add_grad(dbeta);
@@ -220,7 +220,7 @@ Tensor finish_reduction(const NormAct& args, const ChannelConstants& k, const Te
   if (step.defined() && step.wants_grad()) {
     Tensor dstep = Tensor::empty({1}, DType::f32);
     sum_rows<1>(current_stream(), 1, channels, StepTerm{step_factor}, dstep.data<float>(),
-                in(s + 2 * channels), scalar(unit.data<float>()));
+                in(s + 2 * channels), unit);
     step.add_grad(dstep);
   }
   return apply;

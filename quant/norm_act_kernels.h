@@ -126,11 +126,13 @@ Tensor emit(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k
 template <class Rule, class Use>
 void with_gradient_operands(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
                             const Tensor& dout, const Use& use) {
-  const Tensor unit = to.emit_codes || !to.step.defined() ? one() : to.step.value();
+  const auto unit = to.emit_codes || !to.step.defined()
+                        ? constant(1.0f)
+                        : scalar(std::as_const(to.step.value()).template data<float>());
   with_elements(dout, [&](const auto* d) {
     use(in(d), in(y.data<float>()), per_channel(k.live.data<float>()),
         per_channel(k.b.data<float>()), per_channel(k.m.data<float>()),
-        per_channel(k.mean.data<float>()), scalar(unit.data<float>()));
+        per_channel(k.mean.data<float>()), unit);
   });
 }
 

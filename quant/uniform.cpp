@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "core/kernel/elements.h"
 #include "core/kernel/launch.h"
 #include "core/tensor/transfer.h"
 #include "quant/norm_act_kernels.h"
@@ -217,26 +218,31 @@ Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
           out(y.data<float>()));
   });
   if (codes) y = y.with_scale(s, int(rule.lo), int(rule.hi));
-  return record(y, {x, step}, [=](const Tensor& dout) {
+  const auto backward = [=](const Tensor& dout) {
     Tensor dx = Tensor::empty(value.shape(), DType::f32),
            row_sums = Tensor::empty({view.rows}, DType::f32);
-    const auto d = in(dout.data<float>()), v = in(value.data<float>());
-    const auto back = [&](auto unit, auto by) {
+    const auto v = in(value.data<float>());
+    const auto back = [&](auto d, auto unit, auto by) {
       map(current_stream(), view.rows, view.length, Back{rule}, d, v, unit, by,
           out(dx.data<float>()));
       if (step.wants_grad())
         sum_rows<1>(current_stream(), view.rows, view.length, StepSum{rule}, row_sums.data<float>(),
                     d, v, unit, by);
     };
-    with_step(s, [&](auto by) {
-      if (codes)
-        back(scalar(fused::one().data<float>()), by);
-      else
-        back(by, by);
+    with_elements(dout, [&](const auto* d) {
+      with_step(s, [&](auto by) {
+        if (codes)
+          back(in(d), constant(1.0f), by);
+        else
+          back(in(d), by, by);
+      });
     });
     x.add_grad(dx);
     if (step.wants_grad()) step.add_grad(step_gradient(row_sums, s, factor));
-  });
+  };
+  Var quantized = record(y, {x, step}, backward);
+  quantized.set_gradient_type(current_library().data_gradient_type(pass.backward));
+  return quantized;
 }
 
 Var UniformQuantizer::norm_act(const NormAct& args, const Pass& pass) {

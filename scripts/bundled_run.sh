@@ -5,9 +5,8 @@
 #   run --list        prints the programs
 #
 # CUDA's libraries are looked for in LD_LIBRARY_PATH, CUDA_HOME, the NVIDIA packages that come with PyTorch for
-# QATTRAIN_PYTHON (default: python3), /usr/local/cuda, and where the system looks; where cuDNN is Python's, the others are first
-# looked for there. The program's own libraries are always those in lib/. Nothing found is no error: the program says so where
-# it needs a GPU.
+# QATTRAIN_PYTHON (default: python3), /usr/local/cuda, and where the system looks. The program's own libraries are
+# always those in lib/. Nothing found is no error: the program says so where it needs a GPU.
 root=$(dirname "$(readlink -f "$0")")
 libraries='libcublasLt.so.13 libcublas.so.13 libcudnn.so.9 libnvrtc.so.13 libnccl.so.2'
 
@@ -43,13 +42,7 @@ first_with() {
 folders=$(fixed_folders)
 for library in $libraries; do
   if [ -z "$(first_with "$library" "$folders")" ]; then
-    python=$(python_folders)
-    folders=$(printf '%s\n' "$folders" "$python" "$(system_folders)")
-    # One set: a cuDNN of Python's packages was made for the cuBLASLt and NVRTC beside it.
-    cudnn=$(first_with libcudnn.so.9 "$folders")
-    if [ -n "$cudnn" ] && printf '%s\n' "$python" | grep -qxF "$cudnn"; then
-      folders=$(printf '%s\n' "$python" "$folders")
-    fi
+    folders=$(printf '%s\n' "$folders" "$(python_folders)" "$(system_folders)")
     break
   fi
 done

@@ -31,7 +31,7 @@ __device__ auto value_at(const PerRow<T>& o, int64_t, int64_t r, int64_t, int64_
 }
 template <class T>
 __device__ auto value_at(const Scalar<T>& o, int64_t, int64_t, int64_t, int64_t) {
-  return loaded(*o.p);
+  return loaded(o.get());
 }
 __device__ inline int32_t value_at(const Column&, int64_t, int64_t, int64_t c, int64_t) {
   return int32_t(c);
@@ -137,9 +137,10 @@ void device_map(Stream stream, int64_t rows, int64_t channels, F f, Operands... 
   int64_t blocks = blocks_for(packets > 0 ? (packets + 1) / 2 : elements), by_rows = 0;
   if (packets > 0 && !flat) {
     // As many blocks more as it takes for all threads together to have whole rows.
-    const int64_t of_row = channels / n, whole = of_row / std::gcd(of_row, int64_t(block_threads));
+    constexpr int64_t of_block = int64_t{n} * block_threads;
+    const int64_t whole = channels / std::gcd(channels, of_block);
     blocks = (blocks + whole - 1) / whole * whole;
-    by_rows = blocks * block_threads / of_row;
+    by_rows = blocks * of_block / channels;
   }
   launch(map_kernel<n, F, Operands...>, unsigned(blocks), block_threads, 0, handle(stream), f,
          elements, packets, channels, by_rows, operands...);

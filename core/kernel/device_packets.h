@@ -37,7 +37,7 @@ template <class... Operands>
 constexpr int packet_elements =
     int(std::max<size_t>(1, 16 / std::max({size_t{1}, ElementSize<Operands>::value...})));
 
-// Whether (row, channel) does not matter, so that a packet may go over the end of a row.
+// Whether (row, channel) does not matter.
 template <class T>
 struct IsFlat : std::false_type {};
 template <class T>
@@ -46,6 +46,14 @@ template <class T>
 struct IsFlat<Scalar<T>> : std::true_type {};
 template <class T>
 struct IsFlat<Output<T>> : std::true_type {};
+
+// Whether a packet may go over the end of a row.
+template <class T>
+struct Wraps : IsFlat<T> {};
+template <class T, class I>
+struct Wraps<Lookup<T, I>> : std::true_type {};
+template <class T>
+struct Wraps<Windowed<T>> : std::true_type {};
 
 template <int N, class T>
 QT_HD inline bool holds_packets(const T* p) {
@@ -77,8 +85,8 @@ QT_HD inline bool allows_packets(const Lookup<T, I>& o) {
 template <int N, class... Operands>
 QT_HD inline int64_t packets_of(int64_t rows, int64_t channels, const Operands&... operands) {
   if (N == 1 || !(allows_packets<N>(operands) && ...)) return 0;
-  const bool flat = (IsFlat<Operands>::value && ...);
-  return flat || channels % N == 0 ? rows * channels / N : 0;
+  const bool wraps = (Wraps<Operands>::value && ...);
+  return wraps || channels % N == 0 ? rows * channels / N : 0;
 }
 
 // ---- what operands give at elements i .. i + N - 1 ----
@@ -129,7 +137,7 @@ __device__ auto packet_at(const PerRow<T>& o, const Place& at) {
 }
 template <int N, class T>
 __device__ auto packet_at(const Scalar<T>& o, const Place&) {
-  return repeated<N>(loaded(*o.p));
+  return repeated<N>(loaded(o.get()));
 }
 template <int N>
 __device__ auto packet_at(const Column&, const Place& at) {
@@ -141,15 +149,26 @@ template <int N, class T, class I>
 __device__ auto packet_at(const Lookup<T, I>& o, const Place& at) {
   const auto index = packet_of<N>(o.index + at.i);
   Lanes<decltype(loaded(o.table[0])), N> values;
-  for (int j = 0; j < N; ++j)
-    values.v[j] = loaded(o.table[(at.channel + j) * 256 + uint8_t(index.v[j])]);
+  int64_t channel = at.channel;
+  for (int j = 0; j < N; ++j) {
+    values.v[j] = loaded(o.table[channel * 256 + uint8_t(index.v[j])]);
+    if (++channel == o.channels) channel = 0;
+  }
   return values;
 }
 template <int N, class T>
 __device__ auto packet_at(const Windowed<T>& o, const Place& at) {
-  const T* const pixel = o.pixel(at.row);
+  int64_t row = at.row, channel = at.channel;
+  const T* pixel = o.pixel(row);
   Lanes<T, N> values;
-  for (int j = 0; j < N; ++j) values.v[j] = pixel ? pixel[at.channel + j] : T(0);
+  for (int j = 0; j < N; ++j) {
+    if (channel == o.channels) {
+      channel = 0;
+      pixel = o.pixel(++row);
+    }
+    values.v[j] = pixel ? pixel[channel] : T(0);
+    ++channel;
+  }
   return values;
 }
 template <int N, class T>
@@ -182,7 +201,7 @@ __device__ auto hold(const PerChannel<T>& o, int64_t c) {
 }
 template <int N, class T>
 __device__ auto hold(const Scalar<T>& o, int64_t) {
-  const auto value = loaded(*o.p);
+  const auto value = loaded(o.get());
   return HeldValue<std::decay_t<decltype(value)>>{value};
 }
 

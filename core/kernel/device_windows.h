@@ -6,22 +6,34 @@
 
 namespace qt::kernel {
 
+// Where element i of pictures [image][y][x][c] lies.
+struct PixelChannel {
+  int64_t c, x, y, image;
+  __device__ PixelChannel(int64_t i, int64_t channels, int64_t width, int64_t height) {
+    const int64_t pixel = quotient(i, channels), line = quotient(pixel, width);
+    image = quotient(line, height);
+    c = i - pixel * channels, x = pixel - line * width, y = line - image * height;
+  }
+};
+
 // Elements i .. i + N - 1 of the outputs.
 template <int N, class F, class X, class... Out>
 __device__ void fold_at(const WindowShape& shape, const F& f, int64_t i, const X* x,
                         const Output<Out>&... outputs) {
-  const int64_t c = i % shape.c, pixel = i / shape.c, ox = pixel % shape.out_w,
-                oy = pixel / shape.out_w % shape.out_h;
-  const X* const image = x + pixel / shape.out_w / shape.out_h * shape.h * shape.w * shape.c + c;
+  const PixelChannel at(i, shape.c, shape.out_w, shape.out_h);
+  const X* const image = x + at.image * shape.h * shape.w * shape.c + at.c;
   Values<2> states[N];
   for (int j = 0; j < N; ++j) states[j] = f.start();
-  for (int64_t tap = 0; tap < shape.kernel * shape.kernel; ++tap) {
-    const int64_t y = oy * shape.stride - shape.padding + tap / shape.kernel;
-    const int64_t z = ox * shape.stride - shape.padding + tap % shape.kernel;
-    if (y < 0 || y >= shape.h || z < 0 || z >= shape.w) continue;
-    const auto values = packet_of<N>(image + (y * shape.w + z) * shape.c);
-    for (int j = 0; j < N; ++j) states[j] = f(states[j], float(values.v[j]), float(tap));
-  }
+  const int64_t top = at.y * shape.stride - shape.padding,
+                left = at.x * shape.stride - shape.padding;
+  for (int64_t ky = 0; ky < shape.kernel; ++ky)
+    for (int64_t kx = 0; kx < shape.kernel; ++kx) {
+      const int64_t y = top + ky, z = left + kx;
+      if (y < 0 || y >= shape.h || z < 0 || z >= shape.w) continue;
+      const auto values = packet_of<N>(image + (y * shape.w + z) * shape.c);
+      const auto tap = float(ky * shape.kernel + kx);
+      for (int j = 0; j < N; ++j) states[j] = f(states[j], float(values.v[j]), tap);
+    }
   Lanes<decltype(f.finish(states[0])), N> results;
   for (int j = 0; j < N; ++j) results.v[j] = f.finish(states[j]);
   store_packets<N>(Place{i, 0, 0}, results, outputs...);
@@ -54,16 +66,14 @@ void device_fold_windows(Stream stream, const WindowShape& shape, F f, const X* 
 template <int N, class F, class From, class Aux, class To>
 __device__ void gather_at(const WindowShape& shape, const F& f, int64_t i, const From* dy,
                           const Aux* aux, To* dx) {
-  const int64_t c = i % shape.c, pixel = i / shape.c, x = pixel % shape.w,
-                y = pixel / shape.w % shape.h;
-  const int64_t image = pixel / shape.w / shape.h;
-  const Covering oys(y, shape.kernel, shape.stride, shape.padding, shape.out_h);
-  const Covering oxs(x, shape.kernel, shape.stride, shape.padding, shape.out_w);
+  const PixelChannel at(i, shape.c, shape.w, shape.h);
+  const Covering oys(at.y, shape.kernel, shape.stride, shape.padding, shape.out_h);
+  const Covering oxs(at.x, shape.kernel, shape.stride, shape.padding, shape.out_w);
   Lanes<float, N> sums = {};
   for (int64_t oy = oys.first; oy <= oys.last; ++oy)
     for (int64_t ox = oxs.first; ox <= oxs.last; ++ox) {
-      const int64_t from = ((image * shape.out_h + oy) * shape.out_w + ox) * shape.c + c;
-      const int64_t tap = (y + shape.padding - oy * shape.stride) * shape.kernel + x +
+      const int64_t from = ((at.image * shape.out_h + oy) * shape.out_w + ox) * shape.c + at.c;
+      const int64_t tap = (at.y + shape.padding - oy * shape.stride) * shape.kernel + at.x +
                           shape.padding - ox * shape.stride;
       const auto dys = packet_of<N>(dy + from);
       const auto others = packet_of<N>(aux + from);

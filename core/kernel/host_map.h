@@ -58,7 +58,7 @@ struct HostView<PerRow<T>> {
 template <class T>
 struct HostView<Scalar<T>> {
   T value;
-  HostView(const Scalar<T>& o, int64_t, int64_t) : value(*o.p) {}
+  HostView(const Scalar<T>& o, int64_t, int64_t) : value(o.get()) {}
   HostView at(int64_t, int64_t) const { return *this; }
   auto get(int64_t) const { return loaded(value); }
 };

@@ -66,8 +66,8 @@ struct Covering {
   int64_t first, last;
   QT_HD Covering(int64_t p, int64_t kernel, int64_t stride, int64_t padding, int64_t outputs) {
     const int64_t lowest = p + padding - kernel + 1;
-    first = lowest <= 0 ? 0 : (lowest + stride - 1) / stride;
-    last = (p + padding) / stride;
+    first = lowest <= 0 ? 0 : quotient(lowest + stride - 1, stride);
+    last = quotient(p + padding, stride);
     last = last < outputs ? last : outputs - 1;
   }
 };

@@ -36,13 +36,16 @@ struct PerRow {
 };  // p[row]
 template <class T>
 struct Scalar {
-  const T* p;
-};                 // p[0], in the device's memory
+  const T* p;  // p[0], in the device's memory
+  T value;     // where p is null
+  QT_HD T get() const { return p ? *p : value; }
+};
 struct Column {};  // the channel's number, int32
 template <class T, class I>
 struct Lookup {
   const I* index;
   const T* table;
+  int64_t channels;
 };  // table[channel][uint8(index)]
 // Pictures of height x width, each through a window of its own, windows[picture] = top, left,
 // flipped (ints): what (row, channel) of the cropped pictures shows; 0 outside the picture.
@@ -54,7 +57,8 @@ struct Windowed {
 
   // The pixel that the row shows; null outside.
   QT_HD const T* pixel(int64_t row) const {
-    const int64_t x = row % width, y = row / width % height, picture = row / width / height;
+    const int64_t line = quotient(row, width), x = row - line * width;
+    const int64_t picture = quotient(line, height), y = line - picture * height;
     const int32_t* const window = windows + picture * 3;
     const int64_t from_y = y + window[0], from_x = (window[2] ? width - 1 - x : x) + window[1];
     if (from_y < 0 || from_y >= height || from_x < 0 || from_x >= width) return nullptr;
@@ -80,11 +84,16 @@ PerRow<T> per_row(const T* p) {
 }
 template <class T>
 Scalar<T> scalar(const T* p) {
-  return {p};
+  return {p, T()};
 }
+template <class T>
+Scalar<T> constant(T value) {
+  return {nullptr, value};
+}
+// channels: those of the map.
 template <class T, class I>
-Lookup<T, I> lookup(const I* index, const T* table) {
-  return {index, table};
+Lookup<T, I> lookup(const I* index, const T* table, int64_t channels) {
+  return {index, table, channels};
 }
 template <class T>
 Output<T> out(T* p) {

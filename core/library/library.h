@@ -112,13 +112,13 @@ class Library {
   // What the two passes below may round dy to before they multiply: whoever computes dy may store
   // it so, with fewer bytes. dy is f32 or this.
   virtual DType gradient_type(Precision) const { return DType::f32; }
-  // The type that dx below may come in, and gradients on their way from one convolution to the next
-  // may be stored in.
+  // The type that dx and dw below may come in, and gradients on their way from one convolution to
+  // the next may be stored in.
   virtual DType data_gradient_type(Precision) const { return DType::f32; }
   // dx [n, h, w, c], f32 or data_gradient_type. w may be f32 or i8 codes (taken as numbers).
   virtual Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                                       Precision precision) = 0;
-  // dw [k, r, s, c / groups] f32. x may be f32 or i8/u8 codes (taken as numbers).
+  // dw [k, r, s, c / groups], as dx. x may be f32 or i8/u8 codes (taken as numbers).
   virtual Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy,
                                          const Conv2dShape& shape, Precision precision) = 0;
   // c [m, n] = op(a) op(b), row-major f32; op transposes where asked.

@@ -159,12 +159,13 @@ TEST_F(Launchers, MapOfRowsColumnsAndLookups) {
     const Shape shape{rows, channels};
     Tensor index = Tensor::empty(shape, DType::u8);
     for (int64_t i = 0; i < rows * channels; ++i) index.data<uint8_t>()[i] = uint8_t(i * 37);
-    expect_same_on_gpu(
-        {numbers(shape, 1), numbers({rows}, 2), index, numbers({channels, 256}, 3)},
-        {unwritten(shape)}, [=](Stream stream, const Tensors& x, Tensors y) {
-          map(stream, rows, channels, Placed{}, in(x[0].data<float>()), per_row(x[1].data<float>()),
-              Column{}, lookup(x[2].data<uint8_t>(), x[3].data<float>()), out(y[0].data<float>()));
-        });
+    expect_same_on_gpu({numbers(shape, 1), numbers({rows}, 2), index, numbers({channels, 256}, 3)},
+                       {unwritten(shape)}, [=](Stream stream, const Tensors& x, Tensors y) {
+                         map(stream, rows, channels, Placed{}, in(x[0].data<float>()),
+                             per_row(x[1].data<float>()), Column{},
+                             lookup(x[2].data<uint8_t>(), x[3].data<float>(), channels),
+                             out(y[0].data<float>()));
+                       });
   });
 }
 
@@ -226,7 +227,7 @@ TEST_F(Launchers, PacketsAreMadeWhereAddressesAndExtentsAllow) {
   EXPECT_EQ(packets_of<4>(5, 8, in(reals), per_channel(reals + 3)), 0);
   EXPECT_EQ(packets_of<4>(5, 8, in(reals), in(codes + 2)), 0);
   EXPECT_EQ(packets_of<4>(5, 8, in(reals), in(codes + 4)), 10) << "four codes are four bytes";
-  EXPECT_EQ(packets_of<4>(5, 8, lookup(codes + 1, reals), out(reals)), 0);
+  EXPECT_EQ(packets_of<4>(5, 8, lookup(codes + 1, reals, 8), out(reals)), 0);
   EXPECT_EQ((kernel::packet_elements<Element<float>, Output<int8_t>>), 4);
   EXPECT_EQ((kernel::packet_elements<Element<int8_t>, Output<int8_t>, Scalar<float>>), 16);
   EXPECT_EQ((kernel::packet_elements<Element<BFloat16>, PerChannel<float>>), 8);
@@ -263,6 +264,9 @@ TEST_F(Launchers, MapOfAnyCountAtAnyAddress) {
     }
 }
 
+struct Code {
+  QT_HD int8_t operator()(int8_t code) const { return code; }
+};
 struct OfTable {
   QT_HD int8_t operator()(int8_t code, int8_t from_table) const { return code ^ from_table; }
 };
@@ -277,11 +281,34 @@ TEST_F(Launchers, MapOfCodesAtAnyAddress) {
                          {unwritten({n + 8}, DType::i8)},
                          [=](Stream stream, const Tensors& x, Tensors y) {
                            map(stream, rows, channels, OfTable{}, in(x[0].data<int8_t>() + shift),
-                               lookup(x[1].data<int8_t>() + shift, x[2].data<int8_t>()),
+                               lookup(x[1].data<int8_t>() + shift, x[2].data<int8_t>(), channels),
                                out(y[0].data<int8_t>() + shift));
                          });
       if (HasFailure()) return;
     }
+}
+
+// Three channels, as pictures have: packets that go over the ends of pixels.
+TEST_F(Launchers, MapOfPixelsInPackets) {
+  const FewBlocks one(1);
+  const int64_t n = 3, height = 9, width = build == Build::thread ? 40 : 211,
+                rows = n * height * width;
+  Tensor pictures = Tensor::empty({n, height, width, 3}, DType::u8);
+  for (int64_t i = 0; i < pictures.elements(); ++i) pictures.data<uint8_t>()[i] = uint8_t(i * 37);
+  const Tensor windows = Tensor::of<int32_t>({n, 3}, {0, 0, 0, -2, 3, 0, 1, -1, 1});
+  EXPECT_EQ(kernel::packets_of<16>(rows, 3,
+                                   lookup(pictures.data<uint8_t>(), pictures.data<uint8_t>(), 3)),
+            rows * 3 / 16);
+  expect_same_on_gpu(
+      {pictures, windows, bytes({3, 256}, 4)},
+      {unwritten({n, height, width, 3}, DType::u8), unwritten({n, height, width, 3}, DType::i8)},
+      [=](Stream stream, const Tensors& x, Tensors y) {
+        map(stream, rows, 3, Pixel{},
+            Windowed<uint8_t>{x[0].data<uint8_t>(), x[1].data<int32_t>(), height, width, 3},
+            out(y[0].data<uint8_t>()));
+        map(stream, rows, 3, Code{}, lookup(x[0].data<uint8_t>(), x[2].data<int8_t>(), 3),
+            out(y[1].data<int8_t>()));
+      });
 }
 
 TEST_F(Launchers, SumsAndMomentsOfColumnsAtAnyAddress) {

@@ -143,8 +143,8 @@ TEST_F(TrainingOnGpu, TheSameRunGivesTheSameBits) {
   EXPECT_EQ(run(device_under_test()).losses, one.losses);
 }
 
-// Libraries keep what they set up in the first runs; afterwards a run leaves nothing behind, but for
-// what the driver and other programs on the GPU do in between.
+// Libraries keep what they set up in the first runs; afterwards a run leaves nothing behind, but
+// for what the driver and other programs on the GPU do in between.
 TEST_F(TrainingOnGpu, ARunGivesAllItsMemoryBack) {
   size_t before = 0;
   for (int turn = 0; turn < 4; ++turn) {
@@ -153,7 +153,8 @@ TEST_F(TrainingOnGpu, ARunGivesAllItsMemoryBack) {
     release_cached_gpu_memory();
     const size_t now = gpu_under_test::bytes_in_use();
     if (turn < 2) before = now;
-    EXPECT_LE(now, before + (size_t{16} << 20)) << "bytes that the driver has given out, after run " << turn + 1;
+    EXPECT_LE(now, before + (size_t{16} << 20))
+        << "bytes that the driver has given out, after run " << turn + 1;
     EXPECT_EQ(gpu_under_test::leaks(), "");
   }
 }

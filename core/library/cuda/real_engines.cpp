@@ -48,7 +48,7 @@ Tensor RealEngines::run_by(size_t engine, const ConvolutionRequest& request, con
   const Tensor a = operand(first, request.type), b = operand(second, request.type),
                result = Tensor::empty(result_shape(request), operand_type(request.type));
   run_engine(*convolutions_, request, engine, a, b, result);
-  return request.pass == ConvolutionPass::backward_data ? result : to_float(result);
+  return request.pass == ConvolutionPass::forward ? to_float(result) : result;
 }
 
 Tensor RealEngines::run_as_products(const ConvolutionRequest& request, const Tensor& first,

@@ -21,7 +21,7 @@ class RealEngines {
 
   // f32 results from f32 (or code) operands, which are converted to request.type: forward (x, w),
   // backward_data (dy, w), backward_weights (x, dy). An engine of bf16 rounds its results to bf16;
-  // those of backward_data are left so.
+  // gradients are left so.
   // The first call for a request tries engines until one can be enqueued, or takes products; it
   // stays.
   Tensor run(const ConvolutionRequest& request, const Tensor& first, const Tensor& second);

@@ -1,5 +1,5 @@
-// scripts/bench/kernels/gpu_bench.cpp -- on a GPU: each convolution of four networks, int8 and bf16,
-// at batch 256 or another, and the passes between them beside the bandwidth of a copy.
+// scripts/bench/kernels/gpu_bench.cpp -- on a GPU: each convolution of four networks, int8 and
+// bf16, at batch 256 or another, and the passes between them beside the bandwidth of a copy.
 //
 //   build/cuda/gpu_bench --benchmark_filter='imagenet_resnet50.*forward_codes' [--batch=N]
 //

@@ -158,7 +158,7 @@ TEST(Map, GivesRowsColumnsAndLookupsToEveryElement) {
     Tensor y = unwritten({rows, channels});
     map(current_stream(), rows, channels, Placed{}, in(x.data<float>()), per_row(r.data<float>()),
         per_row(labels.data<int64_t>()), Column{},
-        lookup(index.data<uint8_t>(), table.data<float>()), out(y.data<float>()));
+        lookup(index.data<uint8_t>(), table.data<float>(), channels), out(y.data<float>()));
     std::vector<float> wanted;
     for (int64_t i = 0; i < rows * channels; ++i)
       wanted.push_back(
