@@ -17,7 +17,7 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() { sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 total= quick=false
+build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 total='' quick=false
 while (($#)); do
   case $1 in
     --build-dir | --output | --minutes | --total)
@@ -36,7 +36,7 @@ while (($#)); do
 done
 [[ $minutes =~ ^[1-9][0-9]*$ && $total =~ ^([1-9][0-9]*s?)?$ ]] || usage
 case $total in
-  '') most= ;;
+  '') most='' ;;
   *s) most=${total%s} ;;
   *) most=$((total * 60)) ;;
 esac

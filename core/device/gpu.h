@@ -86,7 +86,8 @@ void set_bytes_on_gpu(void* to, int value, size_t bytes, Stream stream);
 
 // ---- graphs ----
 // What `work` enqueues on a stream, recorded without running, to be launched many times. The memory
-// that work allocates must be given back within it; copies from and to the host cannot be recorded.
+// that work allocates on that stream, of the graph's own, must be given back within it; copies from
+// and to the host cannot be recorded.
 class GpuGraph {
  public:
   GpuGraph(Stream stream, const std::function<void()>& work);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/device/cuda/arena.h"
 #include "core/device/cuda/handle.h"
 #include "core/device/gpu.h"
 
@@ -22,7 +23,7 @@ class Blocks {
     const std::lock_guard lock(mutex_);
     blocks_[memory] = {bytes, home, {}};
     stats_.in_use += bytes;
-    stats_.peak = stats_.peak > stats_.in_use ? stats_.peak : stats_.in_use;
+    stats_.peak = std::max(stats_.peak, stats_.in_use);
   }
   void used_on(const void* memory, cudaStream_t user) {
     const std::lock_guard lock(mutex_);
@@ -45,6 +46,16 @@ class Blocks {
     if (cudaFreeAsync(memory, block.home) != cudaSuccess) static_cast<void>(cudaGetLastError());
     stats_.in_use -= block.bytes;
     blocks_.erase(found);
+  }
+  // What an arena gives out counts with the rest.
+  void count(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    stats_.in_use += bytes;
+    stats_.peak = std::max(stats_.peak, stats_.in_use);
+  }
+  void count_back(size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    stats_.in_use -= bytes;
   }
   void reset_peak() {
     const std::lock_guard lock(mutex_);
@@ -208,6 +219,15 @@ void use_gpu(int number) {
 }
 
 std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream) {
+  if (const auto arena = Arena::current(); arena && arena->stream() == handle(stream)) {
+    void* const part = arena->allocate(bytes);
+    if (!part) out_of_memory("GPU memory", bytes);
+    blocks().count(bytes);
+    return {part, [arena, bytes](void* memory) {
+              arena->give_back(memory);
+              blocks().count_back(bytes);
+            }};
+  }
   keep_freed_memory();
   void* memory = nullptr;
   const auto allocate = [&] { return cudaMallocAsync(&memory, bytes ? bytes : 1, handle(stream)); };

@@ -1,7 +1,9 @@
 // core/device/cuda/stream.cpp -- streams, events and graphs of CUDA.
 #include <array>
+#include <utility>
 
 #include "core/base/error.h"
+#include "core/device/cuda/arena.h"
 #include "core/device/cuda/handle.h"
 #include "core/device/gpu.h"
 
@@ -65,14 +67,37 @@ bool is_recording(Stream stream) {
   return status != cudaStreamCaptureStatusNone;
 }
 
+namespace {
+
+// Allocations of this thread come from the arena, whose blocks the recording frees at its end.
+class WhileRecording {
+ public:
+  explicit WhileRecording(std::shared_ptr<Arena> arena)
+      : before_(std::exchange(Arena::current(), std::move(arena))) {}
+  ~WhileRecording() { std::exchange(Arena::current(), std::move(before_))->finish(); }
+  WhileRecording(const WhileRecording&) = delete;
+  WhileRecording& operator=(const WhileRecording&) = delete;
+
+ private:
+  std::shared_ptr<Arena> before_;
+};
+
+}  // namespace
+
 GpuGraph::GpuGraph(Stream stream, const std::function<void()>& work) {
   // Other threads, those of a library too, may allocate and ask for events meanwhile; this one may
   // not.
   check_cuda(cudaStreamBeginCapture(handle(stream), cudaStreamCaptureModeThreadLocal),
              "cudaStreamBeginCapture");
   cudaGraph_t recorded = nullptr;
+  const auto arena = std::make_shared<Arena>(handle(stream));
   try {
+    const WhileRecording recording(arena);
     work();
+    QT_CHECK(arena->parts_out() == 0,
+             "memory that was allocated while a graph was recorded is "
+             "held beyond the recording: " +
+                 std::to_string(arena->parts_out()) + " tensors");
   } catch (...) {
     if (cudaStreamEndCapture(handle(stream), &recorded) == cudaSuccess)
       static_cast<void>(cudaGraphDestroy(recorded));

@@ -1,0 +1,97 @@
+// core/device/cuda/arena.cpp -- parts of a recording's memory: the smallest that is large enough,
+// and neighbours that are free become one.
+#include "core/device/cuda/arena.h"
+
+#include <algorithm>
+#include <iterator>
+
+#include "core/base/error.h"
+
+namespace qt {
+namespace {
+
+constexpr size_t granule = 512;
+// A block has a quarter of what all before it have together, or this. For the 1,000 and 2,500
+// allocations of a step of ResNet-20 and of ResNet-50 these are 14 and 16 blocks, with 1.11 and
+// 1.12 times what is in use at most.
+constexpr size_t first_block = 16384;
+
+size_t rounded(size_t bytes) {
+  return std::max(granule, (bytes + granule - 1) / granule * granule);
+}
+
+}  // namespace
+
+std::shared_ptr<Arena>& Arena::current() {
+  static thread_local std::shared_ptr<Arena> arena;
+  return arena;
+}
+
+void Arena::set_free(Parts::iterator part, bool free) {
+  part->second.free = free;
+  const std::pair<size_t, char*> entry{part->second.bytes, part->first};
+  if (free)
+    by_size_.insert(entry);
+  else
+    by_size_.erase(entry);
+}
+
+// A free part of at least so many bytes; of a new block where there is none.
+Arena::Parts::iterator Arena::part_for(size_t bytes) {
+  const auto found = by_size_.lower_bound({bytes, nullptr});
+  if (found != by_size_.end()) return parts_.find(found->second);
+  const size_t size = rounded(std::max({bytes, total_ / 4, first_block}));
+  void* block = nullptr;
+  if (cudaMallocAsync(&block, size, stream_) != cudaSuccess) return parts_.end();
+  blocks_.push_back(block);
+  total_ += size;
+  const auto part =
+      parts_.emplace(static_cast<char*>(block), Part{.bytes = size, .free = true, .first = true})
+          .first;
+  set_free(part, true);
+  return part;
+}
+
+void* Arena::allocate(size_t bytes) {
+  bytes = rounded(bytes);
+  const auto part = part_for(bytes);
+  if (part == parts_.end()) return nullptr;
+  set_free(part, false);
+  if (const size_t left = part->second.bytes - bytes; left > 0) {
+    part->second.bytes = bytes;
+    const auto rest = parts_.emplace(part->first + bytes, Part{left, true, false}).first;
+    set_free(rest, true);
+  }
+  out_.insert(part->first);
+  return part->first;
+}
+
+void Arena::merge_with_next(Parts::iterator part) {
+  const auto next = std::next(part);
+  if (next == parts_.end() || !next->second.free || next->second.first) return;
+  set_free(next, false);
+  part->second.bytes += next->second.bytes;
+  parts_.erase(next);
+}
+
+void Arena::give_back(void* memory) {
+  auto part = parts_.find(static_cast<char*>(memory));
+  QT_CHECK(part != parts_.end() && out_.erase(part->first) == 1,
+           "what is given back is no part of this recording's memory");
+  merge_with_next(part);
+  if (!part->second.first && std::prev(part)->second.free) {
+    const auto before = std::prev(part);
+    set_free(before, false);
+    before->second.bytes += part->second.bytes;
+    parts_.erase(part);
+    part = before;
+  }
+  set_free(part, true);
+}
+
+void Arena::finish() {
+  for (void* block : blocks_) static_cast<void>(cudaFreeAsync(block, stream_));
+  blocks_.clear();
+}
+
+}  // namespace qt
