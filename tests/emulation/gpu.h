@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tests/emulation/device_memory.h"
+#include "tests/emulation/runtime.h"
 #include "tests/emulation/streams.h"
 
 namespace emulator {
@@ -44,6 +45,7 @@ struct Gpu {
   std::map<CUgraphExec_st*, std::unique_ptr<CUgraphExec_st>> execs;
   cudaError_t last = cudaSuccess, sticky = cudaSuccess;
   Fault allocation_to_fail, graph_to_fail;
+  Recorded last_recorded;
   int launch_to_refuse = 0, launch_to_break = 0, wait_to_forget = 0;
   Reserve pool;                     // of what streams allocate
   uint64_t reserved_by_graphs = 0;  // they share it, as none runs beside another

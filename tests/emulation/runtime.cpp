@@ -109,6 +109,8 @@ void break_launch(int nth) { gpu().launch_to_break = nth; }
 void forget_wait(int nth) { gpu().wait_to_forget = nth; }
 void put_gpu_at(const std::string& bus) { gpu().bus = bus; }
 
+Recorded last_recorded() { return gpu().last_recorded; }
+
 cudaError_t answer(cudaError_t error) {
   if (error != cudaSuccess && error != cudaErrorNotReady) gpu().last = error;
   return error;
@@ -170,6 +172,7 @@ void enqueue(Launch launch, cudaStream_t stream) {
   std::erase_if(used, [&](const void* at) {
     return !stream->capture || find_block(at, 0)->owner == stream->capture;
   });
+  if (stream->capture) ++stream->capture->kernels;
   const bool breaks = counts_down(g.launch_to_break);
   g.streams.enqueue(stream, [launch = std::move(launch), used = std::move(used), breaks] {
     for (const void* at : used)

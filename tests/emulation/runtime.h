@@ -33,6 +33,12 @@ void offer_products_from(int64_t rows);
 // The GPU's place among the buses of its machine; without, each process has one of its own.
 void put_gpu_at(const std::string& bus);
 
+// What the graph that was recorded last consists of.
+struct Recorded {
+  size_t nodes = 0, kernels = 0;  // kernels of our own; memory, copies and libraries are nodes too
+};
+Recorded last_recorded();
+
 // Work of a library on the GPU: runs in the stream's order and may touch device memory.
 void enqueue_library_work(qt::Stream stream, std::function<void()> work);
 

@@ -224,6 +224,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     s->tails.clear();
   }
   *graph = nullptr;
+  gpu().last_recorded = {capture->nodes.size(), capture->kernels};
   if (capture->invalid) return answer(cudaErrorStreamCaptureInvalidated);
   if (!joined) return answer(cudaErrorStreamCaptureUnjoined);
   auto made = std::make_unique<CUgraph_st>(CUgraph_st{capture});

@@ -43,6 +43,7 @@ struct Reserve {
 // A recording in progress, or a graph.
 struct Capture {
   std::vector<Node> nodes;
+  size_t kernels = 0;
   std::set<CUstream_st*> streams;  // that were drawn into it; the first one began it
   CUstream_st* origin = nullptr;
   bool invalid = false, finished = false;
