@@ -121,7 +121,8 @@ Loader::SlotPointer Loader::make_slot(int64_t number) const {
   batch.number = number;
   batch.global_samples = count;
   batch.indices.assign(order_.begin() + begin, order_.begin() + end);
-  batch.images = Tensor::empty({end - begin, dataset_->height(), dataset_->width(), 3}, DType::u8);
+  const Shape pictures{end - begin, dataset_->height(), dataset_->width(), 3};
+  batch.images = Tensor::over(allocate_pictures_(size_t(pictures.elements())), pictures, DType::u8);
   batch.labels = Tensor::empty({end - begin}, DType::i64);
   if (spec_.windows_later) {
     batch.windows = Tensor::empty({end - begin, 3}, DType::i32);

@@ -7,11 +7,14 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "core/device/memory.h"
 #include "core/tensor/tensor.h"
 #include "data/augment.h"
 #include "data/dataset.h"
@@ -55,6 +58,11 @@ class Loader {
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
+  // From the next start_epoch() on pictures lie in memory of this kind; asked for by the consumer's
+  // thread.
+  using Allocate = std::function<std::shared_ptr<void>(size_t bytes)>;
+  void allocate_pictures_by(Allocate allocate) { allocate_pictures_ = std::move(allocate); }
+
   int64_t batches_per_epoch() const;
   // The batches first_batch, first_batch + 1, ... of this epoch follow; what was prefetched is
   // forgotten.
@@ -90,6 +98,7 @@ class Loader {
   std::shared_ptr<const Dataset> dataset_;
   LoaderSpec spec_;
   // Of the consumer only.
+  Allocate allocate_pictures_ = allocate;
   std::vector<int64_t> order_;
   uint32_t epoch_ = 0;
   int64_t next_number_ = 0;

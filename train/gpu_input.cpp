@@ -2,6 +2,9 @@
 #include "train/gpu_input.h"
 
 #include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <utility>
 
 #include "data/windows.h"
@@ -13,10 +16,43 @@ namespace {
 constexpr size_t alignment = 256;
 size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
+// Pinned blocks that come back when their last handle goes: to pin memory takes milliseconds.
+class PinnedBlocks : public std::enable_shared_from_this<PinnedBlocks> {
+ public:
+  std::shared_ptr<void> take(size_t bytes) {
+    auto block = free_block(bytes);
+    void* const memory = block.second.get();
+    return {memory, [self = shared_from_this(), block](void*) {
+              const std::lock_guard lock(self->mutex_);
+              self->free_.insert(block);
+            }};
+  }
+
+ private:
+  using Block = std::pair<size_t, std::shared_ptr<void>>;  // its size
+  Block free_block(size_t bytes) {
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = free_.lower_bound(bytes);
+      if (found != free_.end() && found->first <= 2 * bytes + 4096) {
+        const Block block = *found;
+        free_.erase(found);
+        return block;
+      }
+    }
+    return {bytes, allocate_pinned(bytes)};
+  }
+  std::mutex mutex_;
+  std::multimap<size_t, std::shared_ptr<void>> free_;
+};
+
 }  // namespace
 
 GpuInput::GpuInput(Loader& loader, int64_t classes)
-    : loader_(loader), classes_(classes), computing_(current_stream()) {}
+    : loader_(loader), classes_(classes), computing_(current_stream()) {
+  loader_.allocate_pictures_by(
+      [blocks = std::make_shared<PinnedBlocks>()](size_t bytes) { return blocks->take(bytes); });
+}
 
 // Pinned memory must outlive the copies out of it, and the GPU's what still reads it.
 GpuInput::~GpuInput() {
@@ -58,17 +94,19 @@ void GpuInput::fill(Buffer& buffer, const Batch& batch) {
   if (buffer.in_use) buffer.copied.synchronize();
   if (bytes > buffer.bytes) {
     if (buffer.in_use) used_on(buffer.memory.raw(), computing_);
-    buffer.pinned = allocate_pinned(bytes);
+    buffer.pinned = allocate_pinned(bytes - buffer.windows_at);
     buffer.memory = Tensor::empty({int64_t(bytes)}, DType::u8);
     buffer.bytes = bytes;
   } else {
     buffer.read.hold_back(copying_.stream());
   }
-  char* const to = static_cast<char*>(buffer.pinned.get());
-  memcpy(to, batch.images.raw(), batch.images.bytes());
-  memcpy(to + buffer.windows_at, batch.windows.raw(), batch.windows.bytes());
-  memcpy(to + buffer.labels_at, batch.labels.raw(), batch.labels.bytes());
-  send_to_gpu(buffer.memory.raw(), to, bytes, copying_.stream());
+  buffer.pictures = batch.images;  // until the copy has run
+  char* const small = static_cast<char*>(buffer.pinned.get());
+  char* const to = static_cast<char*>(buffer.memory.raw());
+  memcpy(small, batch.windows.raw(), batch.windows.bytes());
+  memcpy(small + buffer.labels_at - buffer.windows_at, batch.labels.raw(), batch.labels.bytes());
+  send_to_gpu(to, batch.images.raw(), batch.images.bytes(), copying_.stream());
+  send_to_gpu(to + buffer.windows_at, small, bytes - buffer.windows_at, copying_.stream());
   buffer.copied.record(copying_.stream());
   buffer.in_use = buffer.full = true;
 }

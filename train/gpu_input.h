@@ -17,9 +17,10 @@ struct GpuBatch {
   int64_t global_samples = 0;
 };
 
-// Two buffers, each pinned memory and GPU memory for one batch as it comes from the loader. Three
+// The loader's workers write pictures into pinned memory, from where they are copied as they are.
+// Two buffers, each GPU memory for one batch, and pinned memory for its labels and windows. Three
 // orders hold: the copy waits until the pass that last read the GPU's buffer has done so, that pass
-// waits for the copy, and the host waits for the copy before it fills the pinned buffer again.
+// waits for the copy, and the host waits for the copy before it fills the buffer again.
 class GpuInput {
  public:
   // The loader must have LoaderSpec::windows_later; labels must be 0 .. classes - 1, as DataError
@@ -40,9 +41,10 @@ class GpuInput {
 
  private:
   struct Buffer {
-    std::shared_ptr<void> pinned;
-    Tensor memory;          // u8, on the GPU
-    GpuEvent copied, read;  // on the copying stream, and on the one that computes
+    Tensor pictures;               // pinned, of the batch that is copied
+    std::shared_ptr<void> pinned;  // windows and labels
+    Tensor memory;                 // u8, on the GPU: pictures, windows, labels
+    GpuEvent copied, read;         // on the copying stream, and on the one that computes
     bool in_use = false, full = false;
     int64_t samples = 0, global_samples = 0;
     size_t windows_at = 0, labels_at = 0, bytes = 0;

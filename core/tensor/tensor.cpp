@@ -33,11 +33,15 @@ std::string Shape::text() const {
 }
 
 Tensor Tensor::empty(const Shape& shape, DType type) {
+  return over(allocate(size_t(shape.elements()) * size_of(type)), shape, type);
+}
+
+Tensor Tensor::over(std::shared_ptr<void> memory, const Shape& shape, DType type) {
   Tensor t;
   t.shape_ = shape;
   t.type_ = type;
   t.elements_ = shape.elements();
-  t.storage_ = allocate(t.bytes());
+  t.storage_ = std::move(memory);
   return t;
 }
 

@@ -51,6 +51,8 @@ class Tensor {
  public:
   Tensor() = default;
   static Tensor empty(const Shape& shape, DType type);
+  // In memory that the caller has: enough bytes, aligned for the type.
+  static Tensor over(std::shared_ptr<void> memory, const Shape& shape, DType type);
   static Tensor zeros(const Shape& shape, DType type);
   template <class T>
   static Tensor of(const Shape& shape, const std::vector<T>& values);

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <set>
 
 #include "data/windows.h"
 #include "tests/data/files.h"
@@ -61,6 +62,28 @@ TEST(Loader, GivesTheSameBatchesForAnyWorkersAndPrefetch) {
       spec.prefetch = prefetch;
       EXPECT_EQ(epoch_of(spec, 4), expected) << workers << " workers, prefetch " << prefetch;
     }
+}
+
+// A GPU's input copies pictures from where the workers wrote them.
+TEST(Loader, WritesPicturesIntoTheMemoryItIsGiven) {
+  for (const int workers : {0, 2}) {
+    Loader loader(small_set(), training(workers));
+    std::set<const void*> given;
+    size_t bytes = 0;
+    loader.allocate_pictures_by([&](size_t size) {
+      auto memory = allocate(size);
+      given.insert(memory.get());
+      bytes = std::max(bytes, size);
+      return memory;
+    });
+    EXPECT_EQ(epoch_of(loader, 4), epoch_of(training(0), 4));
+    EXPECT_EQ(bytes, 16u * 16 * 16 * 3);
+    loader.start_epoch(5);
+    Batch batch;
+    ASSERT_TRUE(loader.next(batch));
+    EXPECT_TRUE(given.count(batch.images.raw()));
+    EXPECT_FALSE(given.count(batch.labels.raw()));
+  }
 }
 
 TEST(Loader, WindowsThatAreLeftForLaterGiveTheSamePictures) {
