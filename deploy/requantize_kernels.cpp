@@ -21,7 +21,8 @@ struct Number {
 
 void look_up_codes(const Tensor& images, const Tensor& table, CodeTarget target) {
   map(current_stream(), images.rows(), images.channels(), SameCode{},
-      lookup(images.data<uint8_t>(), table.data<int8_t>(), 3), out(target.codes.data<int8_t>()));
+      lookup(images.data<uint8_t>(), table.data<int8_t>(), images.channels()),
+      out(target.codes.data<int8_t>()));
 }
 
 void requantize(const Tensor& sums, const Tensor& m, const Tensor& b, const Tensor& residual,

@@ -57,10 +57,11 @@ std::string gpu_identity();
 // At least `bytes` of GPU memory in the order of `stream`: uninitialized for what is enqueued there
 // from now on, and the pool's again, with the last handle, after what has been enqueued there by
 // then. The pool is CUDA's own, told to keep what it has. The stream must outlive the memory.
-// OutOfMemory where there is not enough even after release_cached_gpu_memory().
+// OutOfMemory where there is not enough even when what is kept has been given back.
 std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream);
-// For memory of allocate_on_gpu (a tensor's raw()) that `user`, not the stream it was allocated on,
-// was given work with: the pool gets it only after what `user` has been given so far.
+// For memory of allocate_on_gpu outside of recordings (a tensor's raw()) that `user`, not the
+// stream it was allocated on, was given work with: the pool gets it only after what `user` has been
+// given so far.
 void used_on(const void* memory, Stream user);
 // Page-locked host memory. Its owner keeps it until the copies from and to it have run.
 std::shared_ptr<void> allocate_pinned(size_t bytes);
@@ -86,8 +87,8 @@ void set_bytes_on_gpu(void* to, int value, size_t bytes, Stream stream);
 
 // ---- graphs ----
 // What `work` enqueues on a stream, recorded without running, to be launched many times. The memory
-// that work allocates on that stream, of the graph's own, must be given back within it; copies from
-// and to the host cannot be recorded.
+// that work allocates on that stream, of the graph's own, must be given back within it; copies to
+// the host, and from memory that is not pinned, cannot be recorded.
 class GpuGraph {
  public:
   GpuGraph(Stream stream, const std::function<void()>& work);

@@ -38,6 +38,7 @@ template <class T>
 struct Scalar {
   const T* p;  // p[0], in the device's memory
   T value;     // where p is null
+  T rest;      // so that nothing is padding (segments.h)
   QT_HD T get() const { return p ? *p : value; }
 };
 struct Column {};  // the channel's number, int32
@@ -84,11 +85,11 @@ PerRow<T> per_row(const T* p) {
 }
 template <class T>
 Scalar<T> scalar(const T* p) {
-  return {p, T()};
+  return {p, T(), T()};
 }
 template <class T>
 Scalar<T> constant(T value) {
-  return {nullptr, value};
+  return {nullptr, value, T()};
 }
 // channels: those of the map.
 template <class T, class I>

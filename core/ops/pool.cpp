@@ -123,7 +123,9 @@ Var max_pool2d(const Var& x, const PoolOptions& options) {
     x.add_grad(dx);
   };
   Var result = record(y, {x}, backward);
-  result.set_gradient_type(x.gradient_type());
+  // Not of sums that are rounded on their way into a convolution only.
+  const bool stays = current_library().data_gradient_type(Precision::bf16) == x.gradient_type();
+  if (stays) result.set_gradient_type(x.gradient_type());
   return result;
 }
 

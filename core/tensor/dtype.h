@@ -22,7 +22,7 @@ struct BFloat16 {
   uint16_t bits;
   BFloat16() = default;
   QT_HD explicit BFloat16(float value) {
-#if defined(__CUDA_ARCH__)  // the same rounding by one instruction
+#if defined(__CUDA_ARCH__)  // the same rounding by one instruction, but for NaN's bits
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
 #else
     uint32_t u;

@@ -191,7 +191,9 @@ TEST_F(Device, GivesBackWhatIsKeptBeforeItIsOutOfMemory) {
   EXPECT_EQ(gpu_reserved_bytes(), 6000u) << "and not what was kept as well";
   const GpuGraph graph(gpu.stream(), [&] {
     emulator::fail_allocation(1);
-    EXPECT_THROW(allocate_on_gpu(10, gpu.stream()), OutOfMemory) << "nothing can be waited for";
+    EXPECT_NO_THROW(allocate_on_gpu(10, gpu.stream())) << "a smaller block does";
+    emulator::fail_allocation(1, 2);
+    EXPECT_THROW(allocate_on_gpu(100000, gpu.stream()), OutOfMemory);
   });
 }
 

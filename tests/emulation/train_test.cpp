@@ -223,7 +223,7 @@ TEST_F(EmulatedSteps, WhatCannotBeRecordedIsLaunchedKernelByKernel) {
   }
   start(2);
   const Stepped full = train(7, [](int step) {
-    if (step == 3) emulator::fail_allocation(3);  // while it is recorded, where nothing is retried
+    if (step == 3) emulator::fail_allocation(3, 2);  // while it is recorded
   });
   EXPECT_THAT(full.cannot_record, HasSubstr("out of GPU memory"));
   EXPECT_EQ(difference(full, wanted), "");

@@ -146,15 +146,15 @@ TEST_F(TrainingOnGpu, TheSameRunGivesTheSameBits) {
 // Libraries keep what they set up in the first runs; afterwards a run leaves nothing behind, but
 // for what the driver and other programs on the GPU do in between.
 TEST_F(TrainingOnGpu, ARunGivesAllItsMemoryBack) {
+  const size_t slack = gpu_under_test::is_emulated() ? 0 : size_t{4} << 20;
   size_t before = 0;
   for (int turn = 0; turn < 4; ++turn) {
     run(device_under_test());
     EXPECT_EQ(gpu_memory_stats().in_use, 0u);
     release_cached_gpu_memory();
     const size_t now = gpu_under_test::bytes_in_use();
-    if (turn < 2) before = now;
-    EXPECT_LE(now, before + (size_t{16} << 20))
-        << "bytes that the driver has given out, after run " << turn + 1;
+    if (turn == 0) before = now;
+    EXPECT_LE(now, before + slack) << "bytes that the driver has given out, after run " << turn + 1;
     EXPECT_EQ(gpu_under_test::leaks(), "");
   }
 }

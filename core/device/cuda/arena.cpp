@@ -36,26 +36,29 @@ void Arena::set_free(Parts::iterator part, bool free) {
     by_size_.erase(entry);
 }
 
-// A free part of at least so many bytes; of a new block where there is none.
-Arena::Parts::iterator Arena::part_for(size_t bytes) {
-  const auto found = by_size_.lower_bound({bytes, nullptr});
-  if (found != by_size_.end()) return parts_.find(found->second);
-  const size_t size = rounded(std::max({bytes, total_ / 4, first_block}));
+cudaError_t Arena::add_block(size_t bytes) {
   void* block = nullptr;
-  if (cudaMallocAsync(&block, size, stream_) != cudaSuccess) return parts_.end();
+  const cudaError_t status = cudaMallocAsync(&block, bytes, stream_);
+  if (status != cudaSuccess) return status;
   blocks_.push_back(block);
-  total_ += size;
-  const auto part =
-      parts_.emplace(static_cast<char*>(block), Part{.bytes = size, .free = true, .first = true})
-          .first;
-  set_free(part, true);
-  return part;
+  total_ += bytes;
+  const Part whole{.bytes = bytes, .free = true, .first = true};
+  set_free(parts_.emplace(static_cast<char*>(block), whole).first, true);
+  return cudaSuccess;
 }
 
-void* Arena::allocate(size_t bytes) {
+cudaError_t Arena::allocate(size_t bytes, void*& memory) {
   bytes = rounded(bytes);
-  const auto part = part_for(bytes);
-  if (part == parts_.end()) return nullptr;
+  if (by_size_.lower_bound({bytes, nullptr}) == by_size_.end()) {
+    const size_t generous = rounded(std::max({bytes, total_ / 4, first_block}));
+    cudaError_t status = add_block(generous);
+    if (status == cudaErrorMemoryAllocation && generous > bytes) {
+      static_cast<void>(cudaGetLastError());
+      status = add_block(bytes);
+    }
+    if (status != cudaSuccess) return status;
+  }
+  const auto part = parts_.find(by_size_.lower_bound({bytes, nullptr})->second);
   set_free(part, false);
   if (const size_t left = part->second.bytes - bytes; left > 0) {
     part->second.bytes = bytes;
@@ -63,7 +66,8 @@ void* Arena::allocate(size_t bytes) {
     set_free(rest, true);
   }
   out_.insert(part->first);
-  return part->first;
+  memory = part->first;
+  return cudaSuccess;
 }
 
 void Arena::merge_with_next(Parts::iterator part) {

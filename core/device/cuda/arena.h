@@ -19,8 +19,8 @@ class Arena {
  public:
   explicit Arena(cudaStream_t stream) : stream_(stream) {}
   cudaStream_t stream() const { return stream_; }
-  // At least `bytes`, at a multiple of 512 bytes; nullptr where the GPU has no more memory.
-  void* allocate(size_t bytes);
+  // At least `bytes`, at a multiple of 512 bytes.
+  cudaError_t allocate(size_t bytes, void*& memory);
   void give_back(void* memory);
   // Parts that are still out.
   size_t parts_out() const { return out_.size(); }
@@ -36,7 +36,7 @@ class Arena {
     bool free, first;  // first: of its block
   };
   using Parts = std::map<char*, Part>;
-  Parts::iterator part_for(size_t bytes);
+  cudaError_t add_block(size_t bytes);
   void merge_with_next(Parts::iterator part);
   void set_free(Parts::iterator part, bool free);
 

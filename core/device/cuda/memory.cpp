@@ -28,7 +28,8 @@ class Blocks {
   void used_on(const void* memory, cudaStream_t user) {
     const std::lock_guard lock(mutex_);
     const auto found = blocks_.find(memory);
-    QT_CHECK(found != blocks_.end(), "used_on is for what allocate_on_gpu returned");
+    QT_CHECK(found != blocks_.end(),
+             "used_on is for what allocate_on_gpu returned outside of a recording");
     if (found->second.home == user) return;
     cudaEvent_t event = nullptr;
     check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
@@ -220,8 +221,10 @@ void use_gpu(int number) {
 
 std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream) {
   if (const auto arena = Arena::current(); arena && arena->stream() == handle(stream)) {
-    void* const part = arena->allocate(bytes);
-    if (!part) out_of_memory("GPU memory", bytes);
+    void* part = nullptr;
+    const cudaError_t status = arena->allocate(bytes, part);
+    if (status == cudaErrorMemoryAllocation) out_of_memory("GPU memory", bytes);
+    check_cuda(status, "cudaMallocAsync while a graph is recorded");
     blocks().count(bytes);
     return {part, [arena, bytes](void* memory) {
               arena->give_back(memory);
@@ -233,9 +236,11 @@ std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream) {
   const auto allocate = [&] { return cudaMallocAsync(&memory, bytes ? bytes : 1, handle(stream)); };
   cudaError_t status = allocate();
   if (status == cudaErrorMemoryAllocation && !is_recording(stream)) {
-    // What the pool and idle graphs keep, each for itself, may do.
+    // What the pool and idle graphs keep, each for itself, may do. Nothing is waited for: another
+    // rank may be what the GPU waits for.
     static_cast<void>(cudaGetLastError());
-    release_cached_gpu_memory();
+    check_cuda(cudaMemPoolTrimTo(default_pool(), 0), "cudaMemPoolTrimTo");
+    check_cuda(cudaDeviceGraphMemTrim(gpu_number()), "cudaDeviceGraphMemTrim");
     status = allocate();
   }
   if (status == cudaErrorMemoryAllocation) out_of_memory("GPU memory", bytes);

@@ -144,6 +144,7 @@ size_t CodeEngines::chosen_for(const ConvolutionRequest& request, const Conv2dSh
     static_cast<void>(cudaGetLastError());
     log::warn(text_of(request) + ": " + products_->name() +
               "; engines cannot be tried: " + error.what());
+    chosen_.note_untried(request);
     return as_products;
   }
 }

@@ -4,6 +4,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "core/library/cuda/convolutions.h"
@@ -62,11 +63,14 @@ class ChosenEngines {
     const auto found = earlier_.find(text_of(request));
     return found == earlier_.end() ? nullptr : &found->second;
   }
+  // Likewise: products are taken because nothing could be tried, which says nothing about others.
+  void note_untried(const ConvolutionRequest& request) { untried_.insert(request); }
   // Likewise: the engine that the same layer has with another number of images; nothing where it
   // was not met.
   std::optional<std::string> of_other_batch(const ConvolutionRequest& request,
                                             const EngineNames& names) const {
     for (const auto& [met, engine] : chosen_) {
+      if (untried_.count(met)) continue;
       ConvolutionRequest same = met;
       same.shape.n = request.shape.n;
       if (same.key() == request.key()) return names.of(met, engine);
@@ -88,6 +92,7 @@ class ChosenEngines {
  private:
   mutable std::mutex mutex_;
   std::map<ConvolutionRequest, size_t> chosen_;  // a number of Convolutions::engines
+  std::set<ConvolutionRequest> untried_;
   EngineChoices earlier_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -25,16 +26,20 @@ void make_ready_together(Convolutions& convolutions, const ConvolutionRequest& r
                          size_t count) {
   int gpu = 0;
   check_cuda(cudaGetDevice(&gpu), "cudaGetDevice");
+  const auto make_ready = [&](size_t engine) {
+    try {
+      if (gpu != 0) check_cuda(cudaSetDevice(gpu), "cudaSetDevice");
+      convolutions.prepare(request, engine);
+    } catch (const std::exception&) {
+      return;
+    }
+  };
   std::vector<std::jthread> threads;
-  for (size_t engine = 0; count > 1 && engine < count; ++engine)
-    threads.emplace_back([&, engine] {
-      try {
-        if (gpu != 0) check_cuda(cudaSetDevice(gpu), "cudaSetDevice");
-        convolutions.prepare(request, engine);
-      } catch (const std::exception&) {
-        return;
-      }
-    });
+  try {
+    for (size_t engine = 0; count > 1 && engine < count; ++engine)
+      threads.emplace_back(make_ready, engine);
+  } catch (const std::system_error&) {  // no more threads: the others come one after another
+  }
 }
 
 bool is_ready(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine) {

@@ -34,7 +34,7 @@ class Cudnn final : public Convolutions {
   }
 
   std::optional<size_t> prepare(const ConvolutionRequest& request, size_t engine) override {
-    const std::optional<Plan>& plan = plan_for(request, engine);
+    const auto plan = plan_for(request, engine);
     return plan ? std::optional(plan->workspace) : std::nullopt;
   }
 
@@ -45,7 +45,7 @@ class Cudnn final : public Convolutions {
 
   void run(const ConvolutionRequest& request, size_t engine, const void* first, const void* second,
            void* result, void* workspace, Stream stream) override {
-    const std::optional<Plan>& plan = plan_for(request, engine);
+    const auto plan = plan_for(request, engine);
     const std::lock_guard lock(mutex_);  // the handle has one stream at a time
     const std::string name = asked(request).names[engine] + " for " + request.shape.text();
     QT_CHECK(plan, "cuDNN has no plan of " + name);
@@ -67,7 +67,7 @@ class Cudnn final : public Convolutions {
   struct Asked {
     std::vector<Candidate> candidates;
     std::vector<std::string> names;
-    std::map<size_t, std::optional<Plan>> plans;  // by number
+    std::map<size_t, std::shared_ptr<const Plan>> plans;  // by number; null: there is none
   };
   // Never dropped, so that a reference stays good.
   Asked& asked(const ConvolutionRequest& request) {
@@ -83,7 +83,7 @@ class Cudnn final : public Convolutions {
     return *entry;
   }
   // What may compile is not locked: several threads make several engines ready.
-  const std::optional<Plan>& plan_for(const ConvolutionRequest& request, size_t engine) {
+  std::shared_ptr<const Plan> plan_for(const ConvolutionRequest& request, size_t engine) {
     std::unique_lock lock(mutex_);
     Asked& found = asked(request);
     QT_CHECK(
@@ -92,7 +92,9 @@ class Cudnn final : public Convolutions {
     const auto plan = found.plans.find(engine);
     if (plan != found.plans.end()) return plan->second;
     lock.unlock();
-    auto made = plan_of(found.candidates[engine], device_);
+    std::shared_ptr<const Plan> made;
+    if (auto plan_made = plan_of(found.candidates[engine], device_))
+      made = std::make_shared<const Plan>(std::move(*plan_made));
     lock.lock();
     return found.plans.try_emplace(engine, std::move(made)).first->second;
   }
