@@ -16,7 +16,7 @@
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-usage() { sed -n '2s/^# //p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+usage() { sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
 build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 total='' quick=false
 while (($#)); do
   case $1 in

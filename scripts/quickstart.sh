@@ -8,7 +8,7 @@ scripts/install_packages.sh --build-only
 
 preset=cpu
 started=$SECONDS
-cmake --preset "$preset" -DQATTRAIN_TESTS=OFF
+cmake --preset "$preset" -DQATTRAIN_TESTS=OFF -DQATTRAIN_BENCH=OFF
 cmake --build "build/$preset" --target qattrain --parallel "$(nproc)"
 echo "built build/$preset/qattrain in $((SECONDS - started)) s"
 exec "build/$preset/qattrain" configs/resnet18_int8.yaml "$@"

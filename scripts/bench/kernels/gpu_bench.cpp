@@ -208,7 +208,11 @@ int main(int argc, char** argv) {
     bench::batch = std::atoll(last.substr(option.size()).data());
     --argc;
   }
-  if (benchmark::ReportUnrecognizedArguments(argc, argv) || bench::batch < 1) return 2;
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  if (bench::batch < 1) {
+    std::fprintf(stderr, "gpu_bench: %s: want a number of pictures, at least 1\n", argv[argc]);
+    return 2;
+  }
   try {
     library_by_name("cuda");
     bench::gpu().synchronize();
