@@ -89,7 +89,7 @@ __device__ void map_unit(const F& f, int64_t unit, int64_t packets, int64_t chan
                    operands...);
 }
 
-// The packets of one thread: `at`, and those that follow at distances of `by`, whose channel is 0.
+// The packets of one thread: `at`, and those that follow it, `by` apart, in the same channels.
 template <int N, class F, class... Operands>
 __device__ void map_packets(const F& f, Place at, const Place& by, int64_t end,
                             const Operands&... operands) {
@@ -380,9 +380,9 @@ static __global__ void __launch_bounds__(32 * warps_of_chunks)
   Values<1> sums[column_packet] = {}, deviations[column_packet] = {};
   float means[column_packet];
   const Element<float> x{input};
-  if (at.c < channels) add_lane_by_elements(sums, Identity{}, at, channels, x);
+  add_lane_by_elements(sums, Identity{}, at, channels, x);
   for (int j = 0; j < column_packet; ++j) means[j] = lane_mean(sums[j], at.rows);
-  if (at.c < channels) AS_WRITTEN
+  AS_WRITTEN
   for (int r = at.lane; r < at.rows; r += row_lanes)
     for (int j = 0; j < column_packet && at.c + j < channels; ++j)
       add_values(deviations[j],

@@ -65,7 +65,6 @@ cudaError_t Arena::allocate(size_t bytes, void*& memory) {
     const auto rest = parts_.emplace(part->first + bytes, Part{left, true, false}).first;
     set_free(rest, true);
   }
-  out_.insert(part->first);
   memory = part->first;
   return cudaSuccess;
 }
@@ -80,7 +79,7 @@ void Arena::merge_with_next(Parts::iterator part) {
 
 void Arena::give_back(void* memory) {
   auto part = parts_.find(static_cast<char*>(memory));
-  QT_CHECK(part != parts_.end() && out_.erase(part->first) == 1,
+  QT_CHECK(part != parts_.end() && !part->second.free,
            "what is given back is no part of this recording's memory");
   merge_with_next(part);
   if (!part->second.first && std::prev(part)->second.free) {

@@ -23,7 +23,7 @@ class Arena {
   cudaError_t allocate(size_t bytes, void*& memory);
   void give_back(void* memory);
   // Parts that are still out.
-  size_t parts_out() const { return out_.size(); }
+  size_t parts_out() const { return parts_.size() - by_size_.size(); }
   // The graph frees its blocks: the last that is recorded. Errors are the recording's.
   void finish();
 
@@ -43,7 +43,6 @@ class Arena {
   cudaStream_t stream_;
   Parts parts_;                                 // all, by address
   std::set<std::pair<size_t, char*>> by_size_;  // those that are free
-  std::set<char*> out_;
   std::vector<void*> blocks_;
   size_t total_ = 0;
 };
