@@ -32,7 +32,9 @@ class Var {
     const Tensor given = g.dtype() == gradient_type() ? g : to_float(g);
     slot_->grad = grad().defined() ? sum(grad(), given) : given;
   }
-  void set_grad(const Tensor& g) const { slot_->grad = g; }
+  void set_grad(Tensor g) const { slot_->grad = std::move(g); }
+  // The gradient so far, for whoever adds to it in its own memory and sets the sum.
+  Tensor take_grad() const { return std::exchange(slot_->grad, Tensor()); }
   void clear_grad() const { slot_->grad = Tensor(); }
   // The type that the gradient may be given in, besides f32: where whoever reads it rounds it to
   // that type, or those who compute it do. f32 unless the value's own backward says otherwise;

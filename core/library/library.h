@@ -118,6 +118,13 @@ class Library {
   // dx [n, h, w, c], f32 or data_gradient_type. w may be f32 or i8 codes (taken as numbers).
   virtual Tensor conv2d_backward_data(const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
                                       Precision precision) = 0;
+  // onto += dx in one pass, of x's gradient so far: f32 or data_gradient_type. In bf16 the sum is
+  // rounded once, where dx alone would be as well. The sum is in onto's memory where that is the
+  // only handle. False where this library has no kernel for it: onto is as it was.
+  virtual bool add_conv2d_backward_data(Tensor& /*onto*/, const Tensor& /*dy*/, const Tensor& /*w*/,
+                                        const Conv2dShape&, Precision) {
+    return false;
+  }
   // dw [k, r, s, c / groups], as dx. x may be f32 or i8/u8 codes (taken as numbers).
   virtual Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy,
                                          const Conv2dShape& shape, Precision precision) = 0;

@@ -1,4 +1,6 @@
 // core/ops/conv2d.cpp -- convolution and matrix product, of real numbers and of integer codes.
+#include <utility>
+
 #include "core/kernel/launch.h"
 #include "core/ops/ops.h"
 
@@ -35,6 +37,17 @@ bool both_codes(const std::string& operation, const Tensor& x, const Tensor& w) 
   return false;
 }
 
+// What the product passes back to x, on top of what x's other readers did.
+void add_gradient_of_data(const Var& x, const Tensor& dy, const Tensor& w, const Conv2dShape& shape,
+                          Precision precision) {
+  Library& library = current_library();
+  Tensor so_far = x.take_grad();
+  const bool added =
+      so_far.defined() && library.add_conv2d_backward_data(so_far, dy, w, shape, precision);
+  x.set_grad(std::move(so_far));
+  if (!added) x.add_grad(library.conv2d_backward_data(dy, w, shape, precision));
+}
+
 }  // namespace
 
 Var conv2d(const Var& x, const Var& w, const ConvOptions& options) {
@@ -59,10 +72,9 @@ Var conv2d(const Var& x, const Var& w, const ConvOptions& options) {
                        .with_scale(product_scale(xv, wv, shape.k))
                  : current_library().conv2d(xv, wv, shape, options.forward);
   const auto backward = [x, w, shape, precision = options.backward](const Tensor& dy) {
-    Library& library = current_library();
-    if (x.wants_grad()) x.add_grad(library.conv2d_backward_data(dy, w.value(), shape, precision));
+    if (x.wants_grad()) add_gradient_of_data(x, dy, w.value(), shape, precision);
     if (w.wants_grad())
-      w.add_grad(library.conv2d_backward_weights(x.value(), dy, shape, precision));
+      w.add_grad(current_library().conv2d_backward_weights(x.value(), dy, shape, precision));
   };
   Var result = record(y, {x, w}, backward);
   result.set_gradient_type(current_library().gradient_type(options.backward));

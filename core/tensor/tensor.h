@@ -46,7 +46,7 @@ struct Scale {
 
 // A handle: copies share storage; the last handle returns it to the pool. An undefined tensor has
 // no storage. Operations never write to their inputs; only whoever created a tensor fills it
-// through data().
+// through data(), or who has its only handle.
 class Tensor {
  public:
   Tensor() = default;
@@ -80,6 +80,8 @@ class Tensor {
     return static_cast<const T*>(raw());
   }
   void* raw() const { return storage_.get(); }
+  // Whether no other handle shares the storage.
+  bool is_only_handle() const { return storage_.use_count() == 1; }
   template <class T>
   std::vector<T> to_vector() const {
     return {data<T>(), data<T>() + elements_};

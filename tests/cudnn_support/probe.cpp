@@ -5,7 +5,7 @@
 //       NETWORK  resnet18, resnet50, cifar_resnet18, cifar_resnet20
 //       SM       80, 90
 //       TYPE     s8, bf16, tf32, f32
-//       PASS     forward, backward_data, backward_weights
+//       PASS     forward, backward_data, backward_weights, added_data (backward_data, added to what is there)
 //
 // Exit code: 0 where each convolution has an engine that the CUDA library would use and that
 // becomes a plan, 1 where one has none, 2 for arguments that mean nothing.
@@ -50,9 +50,13 @@ std::string described(const Sm& sm) {
 
 // What the CUDA library asks for: channels of codes are padded
 // (core/library/cuda/code_engines.cpp).
-ConvolutionRequest requested(ConvolutionPass pass, ProductType type, Conv2dShape shape) {
+ConvolutionRequest requested(const std::string& pass, ProductType type, Conv2dShape shape) {
   if (type == ProductType::i8) shape.c = rounded_up(shape.c, 16);
-  return {pass, type, shape};
+  const bool accumulate = pass == "added_data";
+  return {pass == "forward"                         ? ConvolutionPass::forward
+          : accumulate || pass == "backward_data" ? ConvolutionPass::backward_data
+                                                    : ConvolutionPass::backward_weights,
+          type, shape, accumulate};
 }
 
 // The first candidate that becomes a plan, in words; "" where none does. What NVRTC compiles for
@@ -67,7 +71,7 @@ std::string first_plan_of(const std::vector<cudnn::Candidate>& candidates,
 }
 
 int probe(const std::vector<Conv2dShape>& layers, const Sm& sm, ProductType type,
-          ConvolutionPass pass) {
+          const std::string& pass) {
   const auto device = cudnn::device(described(sm));
   int without = 0;
   for (const Conv2dShape& layer : layers) {
@@ -99,9 +103,7 @@ int run(const std::vector<std::string>& arguments) {
                : type == "bf16" ? ProductType::bf16
                : type == "tf32" ? ProductType::tf32
                                 : ProductType::f32,
-               pass == "forward"         ? ConvolutionPass::forward
-               : pass == "backward_data" ? ConvolutionPass::backward_data
-                                         : ConvolutionPass::backward_weights);
+               pass);
 }
 
 }  // namespace

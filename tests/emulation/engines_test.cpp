@@ -2,6 +2,7 @@
 // loops on the emulated GPU in cuDNN's place: some of them wrong, each as fast as it claims.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <set>
 
 #include "core/library/convert.h"
@@ -9,6 +10,7 @@
 #include "core/library/cuda/engine_runs.h"
 #include "core/library/cuda/real_engines.h"
 #include "core/library/cuda/trial.h"
+#include "core/ops/ops.h"
 #include "tests/core/library/cases.h"
 #include "tests/emulation/emulated_gpu.h"
 #include "tests/emulation/plain_convolutions.h"
@@ -362,6 +364,88 @@ TEST_F(Engines, RealsTakeTheFirstEngineInTheirOwnType) {
   EXPECT_EQ(plain->ran.size(), 4u);
 }
 
+// onto, after a gradient was added to it; undefined where no engine adds.
+Tensor sum_by(RealEngines& engines, const ConvolutionRequest& request, const Tensor& onto,
+              const Tensor& dy, const Tensor& w) {
+  const GpuStream gpu;
+  Tensor sum;
+  bool added = false;
+  {
+    const UseStream use(gpu.stream());
+    sum = to_gpu(onto, gpu.stream());
+    if (request.type == ProductType::bf16) sum = to_bf16(sum);
+    const void* const before = sum.raw();
+    added = engines.add(sum, request, to_gpu(dy, gpu.stream()), to_gpu(w, gpu.stream()));
+    EXPECT_EQ(sum.raw(), before) << "no other handle: in its own memory";
+  }
+  return added ? to_float(to_host(sum, gpu.stream())) : Tensor();
+}
+
+TEST_F(Engines, AGradientIsAddedByTheFirstThatDoesAdd) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "failing", .mistake = PlainEngine::fails},
+                               {.name = "overwriting", .mistake = PlainEngine::overwrites},
+                               {.name = "adding"}});
+  RealEngines engines(open_matrix_products(), plain, int64_t{1} << 20);
+  const Tensor w = codes_of(shape.w_shape(), {-7, 7}, Fill::uniform, 2),
+               dy = to_float(codes_of(shape.y_shape(), {-7, 7}, Fill::uniform, 3)),
+               onto = numbers(shape.x_shape(), 4);
+  const Tensor dx =
+      library_by_name("reference")->conv2d_backward_data(dy, w, shape, Precision::f32);
+  for (const ProductType type : {ProductType::f32, ProductType::bf16}) {
+    const ConvolutionRequest request{ConvolutionPass::backward_data, type, shape, true};
+    const auto rounded = [&](const Tensor& t) {
+      return type == ProductType::bf16 ? to_float(to_bf16(t)) : t;
+    };
+    for (int turn = 0; turn < 2; ++turn)
+      EXPECT_EQ(difference_in_bits(sum_by(engines, request, onto, dy, w),
+                                   rounded(add(rounded(onto), dx))),
+                "")
+          << "rounded once";
+    EXPECT_EQ(engines.name_for(request), "loops adding");
+  }
+  EXPECT_EQ(std::count(plain->ran.begin(), plain->ran.end(), "overwriting"), 2) << "a trial each";
+}
+
+TEST_F(Engines, AGradientThatNoneAddsIsLeftToAPassOfItsOwn) {
+  const auto plain = std::make_shared<PlainConvolutions>(
+      std::vector<PlainEngine>{{.name = "overwriting", .mistake = PlainEngine::overwrites}});
+  const ConvolutionRequest request{ConvolutionPass::backward_data, ProductType::f32, shape, true};
+  const Tensor w = numbers(shape.w_shape(), 2), dy = numbers(shape.y_shape(), 3),
+               onto = numbers(shape.x_shape(), 4);
+  RealEngines engines(open_matrix_products(), plain, int64_t{1} << 20),
+      alone(open_matrix_products(), nullptr, int64_t{1} << 20),
+      resumed(open_matrix_products(), plain, int64_t{1} << 20);
+  EXPECT_FALSE(sum_by(engines, request, onto, dy, w).defined());
+  EXPECT_FALSE(sum_by(alone, request, onto, dy, w).defined());
+  const EngineChoices wanted{{text_of(request), added_apart}};
+  EXPECT_EQ(engines.choices(), wanted);
+  plain->ran.clear();
+  resumed.take(wanted);
+  EXPECT_FALSE(sum_by(resumed, request, onto, dy, w).defined());
+  EXPECT_TRUE(plain->ran.empty()) << "an earlier run knew";
+}
+
+TEST_F(Engines, AGradientThatOthersHoldIsNotChangedByASum) {
+  const auto plain =
+      std::make_shared<PlainConvolutions>(std::vector<PlainEngine>{{.name = "adding"}});
+  RealEngines engines(open_matrix_products(), plain, int64_t{1} << 20);
+  const ConvolutionRequest request{ConvolutionPass::backward_data, ProductType::f32, shape, true};
+  const Tensor onto = numbers(shape.x_shape(), 4);
+  const GpuStream gpu;
+  const Tensor dy = to_gpu(numbers(shape.y_shape(), 3), gpu.stream()),
+               w = to_gpu(numbers(shape.w_shape(), 2), gpu.stream()),
+               held = to_gpu(onto, gpu.stream());
+  Tensor sum = held;
+  {
+    const UseStream use(gpu.stream());
+    EXPECT_TRUE(engines.add(sum, request, dy, w));
+  }
+  EXPECT_NE(sum.raw(), held.raw());
+  EXPECT_EQ(difference_in_bits(to_host(held, gpu.stream()), onto), "");
+  EXPECT_NE(difference_in_bits(to_host(sum, gpu.stream()), onto), "");
+}
+
 TEST_F(Engines, TrialsSeeNumbersThatWereNotWritten) {
   const GpuStream gpu;
   const UseStream use(gpu.stream());
@@ -372,6 +456,12 @@ TEST_F(Engines, TrialsSeeNumbersThatWereNotWritten) {
   Tensor other = Tensor::zeros({40, 3}, DType::f32);
   set_bytes(static_cast<char*>(other.raw()) + 119 * 4, 0x3f, 4);
   EXPECT_FALSE(are_equal(zeros, other));
+  for (const DType type : {DType::f32, DType::bf16}) {
+    const Tensor ones = ones_for_trial({40, 3}, type);
+    EXPECT_TRUE(are_ones(ones));
+    set_bytes(static_cast<char*>(ones.raw()) + ones.bytes() - 2, 0xff, 2);
+    EXPECT_FALSE(are_ones(ones));
+  }
 }
 
 }  // namespace

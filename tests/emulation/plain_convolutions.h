@@ -22,8 +22,8 @@ struct PlainEngine {
   std::string name;
   double seconds = 1;
   // not_there: it cannot be made ready; fails: it cannot be enqueued, which CUDA notes; in_f32: for
-  // codes, every partial sum is rounded to f32.
-  enum { right, adds_one, forgets_the_last, in_f32, not_there, fails } mistake = right;
+  // codes, every partial sum is rounded to f32; overwrites: a result that it should add to.
+  enum { right, adds_one, forgets_the_last, in_f32, not_there, fails, overwrites } mistake = right;
   size_t workspace = 64;
 };
 
@@ -59,14 +59,18 @@ class PlainConvolutions final : public Convolutions {
     emulator::enqueue_library_work(stream, [=] {
       const UseStream on_host(Stream{});
       memset(workspace, 0x11, 64);
-      const Tensor y = mistake == PlainEngine::in_f32 ? added_in_f32(request.shape, first, second)
-                                                      : computed(request, first, second);
+      Tensor y = mistake == PlainEngine::in_f32 ? added_in_f32(request.shape, first, second)
+                                                : computed(request, first, second);
+      const bool accumulate = request.accumulate && mistake != PlainEngine::overwrites;
       if (request.type == ProductType::bf16) {
+        auto* const to = static_cast<BFloat16*>(result);
         for (int64_t i = 0; i < y.elements(); ++i)
-          static_cast<BFloat16*>(result)[i] = BFloat16(y.data<float>()[i]);
+          to[i] = BFloat16(y.data<float>()[i] + (accumulate ? float(to[i]) : 0.0f));
         return;
       }
       float* const to = static_cast<float*>(result);
+      if (accumulate)
+        for (int64_t i = 0; i < y.elements(); ++i) y.data<float>()[i] += to[i];
       memcpy(to, y.raw(), y.bytes() - (mistake == PlainEngine::forgets_the_last ? 4 : 0));
       if (mistake == PlainEngine::adds_one) to[y.elements() / 2] += 1;
     });

@@ -24,11 +24,12 @@ struct ConvolutionRequest {
   ConvolutionPass pass = ConvolutionPass::forward;
   ProductType type = ProductType::f32;
   Conv2dShape shape;
+  bool accumulate = false;  // of backward_data: result += instead of result =
 
-  std::array<int64_t, 13> key() const {
+  std::array<int64_t, 14> key() const {
     const Conv2dShape& s = shape;
-    return {int64_t(pass), int64_t(type), s.n,      s.h,       s.w,        s.c,     s.k,
-            s.r,           s.s,           s.stride, s.padding, s.dilation, s.groups};
+    return {int64_t(pass), int64_t(type), s.n,      s.h,       s.w,        s.c,      s.k,
+            s.r,           s.s,           s.stride, s.padding, s.dilation, s.groups, accumulate};
   }
   bool operator<(const ConvolutionRequest& other) const { return key() < other.key(); }
 };

@@ -11,8 +11,10 @@
 
 namespace qt {
 
-// In the place of a number of Convolutions::engines: matrix products.
+// In the place of a number of Convolutions::engines: matrix products; of what accumulates, that no
+// engine does and the sum is a pass of its own.
 constexpr size_t as_products = ~size_t{0};
+constexpr const char* added_apart = "a pass of its own";
 
 // Products and, where there is cuDNN, its engines.
 struct EngineNames {
@@ -21,25 +23,29 @@ struct EngineNames {
 
   std::string of(const ConvolutionRequest& request, size_t engine) const {
     return engine == as_products
-               ? products.name()
+               ? name_without_engine(request)
                : convolutions->name() + " " + convolutions->engines(request).at(engine);
   }
   // Nothing where no engine for the request has this name.
   std::optional<size_t> find(const ConvolutionRequest& request, const std::string& name) const {
-    if (name == products.name()) return as_products;
+    if (name == name_without_engine(request)) return as_products;
     const size_t count = convolutions ? convolutions->engines(request).size() : 0;
     for (size_t i = 0; i < count; ++i)
       if (of(request, i) == name) return i;
     return {};
+  }
+  std::string name_without_engine(const ConvolutionRequest& request) const {
+    return request.accumulate ? added_apart : products.name();
   }
 };
 
 // "gradient of data 64x32x32x16 -> 16 3x3 stride 1 padding 1 in bf16": what a choice is kept under.
 inline std::string text_of(const ConvolutionRequest& request) {
   const char* const pass = request.pass == ConvolutionPass::forward ? "convolution "
-                           : request.pass == ConvolutionPass::backward_data
-                               ? "gradient of data "
-                               : "gradient of weights ";
+                           : request.pass == ConvolutionPass::backward_weights
+                               ? "gradient of weights "
+                           : request.accumulate ? "gradient of data, added, "
+                                                : "gradient of data ";
   if (request.type == ProductType::i8) return "convolution of codes " + request.shape.text();
   return pass + request.shape.text() + " in " + name_of(request.type);
 }

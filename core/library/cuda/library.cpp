@@ -45,6 +45,18 @@ class CudaLibrary final : public Library {
                 {ConvolutionPass::backward_data, type_for(precision), shape}, dy, w);
   }
 
+  bool add_conv2d_backward_data(Tensor& onto, const Tensor& dy, const Tensor& w,
+                                const Conv2dShape& shape, Precision precision) override {
+    check_conv2d_backward_data(dy, w, shape);
+    check_extents("conv2d_backward_data's sum", onto, shape.x_shape());
+    check_place("conv2d_backward_data");
+    const ConvolutionRequest request{ConvolutionPass::backward_data, type_for(precision), shape,
+                                     true};
+    if (!reals_.add(onto, request, dy, w)) return false;
+    note_real("add_conv2d_backward_data", request);
+    return true;
+  }
+
   Tensor conv2d_backward_weights(const Tensor& x, const Tensor& dy, const Conv2dShape& shape,
                                  Precision precision) override {
     check_conv2d_backward_weights(x, dy, shape);
@@ -107,9 +119,12 @@ class CudaLibrary final : public Library {
               const Tensor& second) {
     check_place(operation);
     Tensor result = reals_.run(request, first, second);
+    note_real(operation, request);
+    return result;
+  }
+  void note_real(const std::string& operation, const ConvolutionRequest& request) {
     if (LibraryTrace::active())
       note(operation, reals_.name_for(request), qt::name_of(request.type), request.shape.text());
-    return result;
   }
   Tensor codes(const std::string& operation, const Tensor& x, const Tensor& w,
                const Conv2dShape& shape) {

@@ -6,6 +6,7 @@
 #include "core/library/convert.h"
 #include "core/library/cuda/engine_runs.h"
 #include "core/library/cuda/real.h"
+#include "core/library/cuda/trial.h"
 
 namespace qt {
 namespace {
@@ -25,22 +26,50 @@ Shape result_shape(const ConvolutionRequest& request) {
   }
 }
 
+// That cuDNN takes a graph whose result is added to says little: InternalError where a gradient of
+// zeros does not leave ones as they are.
+void require_that_it_adds(Convolutions& convolutions, const ConvolutionRequest& request,
+                          size_t engine) {
+  const DType type = operand_type(request.type);
+  const Tensor zeros = Tensor::zeros(request.shape.y_shape(), type),
+               weights = Tensor::zeros(request.shape.w_shape(), type),
+               sum = ones_for_trial(request.shape.x_shape(), type);
+  run_engine(convolutions, request, engine, zeros, weights, sum);
+  QT_CHECK(are_ones(sum), "it does not add to what it is given");
+}
+
 }  // namespace
 
 Tensor RealEngines::run(const ConvolutionRequest& request, const Tensor& first,
                         const Tensor& second) {
   Tensor result;  // of the trial, where this is the first call
-  const size_t engine = chosen_.of(request, [&]() -> std::optional<size_t> {
-    if (is_recording(current_stream())) {
-      log::warn(text_of(request) +
-                " was first met while a graph was recorded: it runs as products");
-      return {};
-    }
-    return chosen_for(request, [&](size_t i) { result = run_by(i, request, first, second); });
-  });
+  const size_t engine =
+      chosen_of(request, [&](size_t i) { result = run_by(i, request, first, second); });
   if (result.defined()) return result;
   return engine == as_products ? run_as_products(request, first, second)
                                : run_by(engine, request, first, second);
+}
+
+bool RealEngines::add(Tensor& onto, const ConvolutionRequest& request, const Tensor& dy,
+                      const Tensor& w) {
+  if (!convolutions_ || onto.dtype() != operand_type(request.type)) return false;
+  const size_t engine =
+      chosen_of(request, [&](size_t i) { require_that_it_adds(*convolutions_, request, i); });
+  if (engine == as_products) return false;
+  if (!onto.is_only_handle()) onto = onto.clone();
+  run_engine(*convolutions_, request, engine, operand(dy, request.type), operand(w, request.type),
+             onto);
+  return true;
+}
+
+size_t RealEngines::chosen_of(const ConvolutionRequest& request,
+                              const std::function<void(size_t)>& run) {
+  return chosen_.of(request, [&]() -> std::optional<size_t> {
+    if (!is_recording(current_stream())) return chosen_for(request, run);
+    log::warn(text_of(request) +
+              " was first met while a graph was recorded: " + names().of(request, as_products));
+    return {};
+  });
 }
 
 Tensor RealEngines::run_by(size_t engine, const ConvolutionRequest& request, const Tensor& first,
@@ -88,7 +117,7 @@ size_t RealEngines::chosen_for(const ConvolutionRequest& request,
     log::info(what + names().of(request, engine));
     return engine;
   }
-  log::info(what + products_->name() +
+  log::info(what + names().of(request, as_products) +
             (convolutions_ ? "; " + convolutions_->name() + " has no engine that runs" : ""));
   return as_products;
 }

@@ -25,7 +25,10 @@ class RealEngines {
   // The first call for a request tries engines until one can be enqueued, or takes products; it
   // stays.
   Tensor run(const ConvolutionRequest& request, const Tensor& first, const Tensor& second);
-  // The same by products alone: exact on integer-valued floats.
+  // Likewise onto += the gradient of data, of a request that accumulates; false where no engine
+  // does so, or onto is not of the type that they write.
+  bool add(Tensor& onto, const ConvolutionRequest& request, const Tensor& dy, const Tensor& w);
+  // run() by products alone: exact on integer-valued floats.
   Tensor run_as_products(const ConvolutionRequest& request, const Tensor& first,
                          const Tensor& second);
   // What has computed a request, for traces and logs.
@@ -41,6 +44,7 @@ class RealEngines {
   // The result of an engine.
   Tensor run_by(size_t engine, const ConvolutionRequest& request, const Tensor& first,
                 const Tensor& second);
+  size_t chosen_of(const ConvolutionRequest& request, const std::function<void(size_t)>& run);
   size_t chosen_for(const ConvolutionRequest& request, const std::function<void(size_t)>& run);
 
   std::shared_ptr<MatrixProducts> products_;

@@ -2,6 +2,7 @@
 #include "core/library/cuda/trial.h"
 
 #include "core/device/memory.h"
+#include "core/kernel/elements.h"
 #include "core/kernel/launch.h"
 #include "core/tensor/transfer.h"
 
@@ -26,6 +27,22 @@ struct Differs {
   QT_HD float operator()(float a, float b) const { return a == b ? 0.0f : 1.0f; }
 };
 
+struct One {
+  QT_HD float operator()() const { return 1; }
+};
+
+struct IsNotOne {
+  QT_HD float operator()(float v) const { return v == 1 ? 0.0f : 1.0f; }
+};
+
+// Of f32; waits for the stream.
+bool is_zero(const Tensor& t) {
+  const Tensor host = to_host(t, current_stream());
+  for (int64_t i = 0; i < host.elements(); ++i)
+    if (host.data<float>()[i] != 0) return false;
+  return true;
+}
+
 }  // namespace
 
 Tensor codes_for_trial(const Shape& shape, TrialCodes codes, uint32_t seed) {
@@ -41,14 +58,27 @@ Tensor unwritten_floats(const Shape& shape) {
   return t;
 }
 
+Tensor ones_for_trial(const Shape& shape, DType type) {
+  Tensor t = Tensor::empty(shape, type);
+  with_elements(t,
+                [&](auto* to) { map(current_stream(), t.rows(), t.channels(), One{}, out(to)); });
+  return t;
+}
+
+bool are_ones(const Tensor& t) {
+  Tensor differing = Tensor::empty({t.rows()}, DType::f32);
+  with_elements(t, [&](const auto* from) {
+    max_rows(current_stream(), t.rows(), t.channels(), IsNotOne{}, differing.data<float>(),
+             in(from));
+  });
+  return is_zero(differing);
+}
+
 bool are_equal(const Tensor& a, const Tensor& b) {
   Tensor differing = Tensor::empty({a.rows()}, DType::f32);
   max_rows(current_stream(), a.rows(), a.channels(), Differs{}, differing.data<float>(),
            in(a.data<float>()), in(b.data<float>()));
-  const Tensor host = to_host(differing, current_stream());
-  for (int64_t i = 0; i < host.elements(); ++i)
-    if (host.data<float>()[i] != 0) return false;
-  return true;
+  return is_zero(differing);
 }
 
 }  // namespace qt

@@ -14,6 +14,9 @@ enum class TrialCodes { both_ends, upper_end };
 Tensor codes_for_trial(const Shape& shape, TrialCodes codes, uint32_t seed);
 // f32 with all bits set, so that what is not written shows.
 Tensor unwritten_floats(const Shape& shape);
+// f32 or bf16 ones, and whether a tensor is all ones.
+Tensor ones_for_trial(const Shape& shape, DType type);
+bool are_ones(const Tensor& t);
 // Whether all elements of two f32 tensors are equal; NaN is equal to nothing. Waits for the stream.
 bool are_equal(const Tensor& a, const Tensor& b);
 

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "core/device/gpu.h"
+#include "core/library/convert.h"
+#include "core/ops/ops.h"
 #include "core/tensor/transfer.h"
 #include "tests/core/library/cases.h"
 
@@ -65,18 +67,31 @@ inline void expect_close_on_reals(Library& library, const Conv2dShape& shape, do
   EXPECT_LE(relative_error(dw.got, dw.wanted), tolerance) << shape.text();
 }
 
+// The gradient of data on top of another one, in a pass of its own where the library does not add.
+inline Tensor added_gradient(Library& library, const Tensor& onto, const Tensor& dy,
+                             const Tensor& w, const Conv2dShape& shape, Precision precision) {
+  Tensor sum = library.data_gradient_type(precision) == DType::bf16 ? to_bf16(onto) : onto.clone();
+  if (library.add_conv2d_backward_data(sum, dy, w, shape, precision)) return sum;
+  return add(to_float(sum), to_float(library.conv2d_backward_data(dy, w, shape, precision)));
+}
+
 // Integer-valued gradients make every sum exact, with bf16 operands too: no rounding can hide a
 // wrong element. rounding_to_bf16: what results may lose where the library's engines write bf16.
 inline void expect_exact_gradients(Library& library, const Conv2dShape& shape,
                                    double rounding_to_bf16 = 0) {
   const Tensor w = codes_of(shape.w_shape(), {-7, 7}, Fill::uniform, 2),
-               dy = to_float(codes_of(shape.y_shape(), {-7, 7}, Fill::uniform, 3));
+               dy = to_float(codes_of(shape.y_shape(), {-7, 7}, Fill::uniform, 3)),
+               onto = to_float(codes_of(shape.x_shape(), {-7, 7}, Fill::uniform, 4));
   for (const Precision precision : {Precision::f32, Precision::tf32, Precision::bf16}) {
     const double tolerance = precision == Precision::bf16 ? rounding_to_bf16 : 0;
     const auto dx = on_both(library, [&](Library& l, auto place) {
       return l.conv2d_backward_data(place(dy), place(w), shape, precision);
     });
     EXPECT_LE(relative_error(dx.got, dx.wanted), tolerance) << shape.text();
+    const auto sum = on_both(library, [&](Library& l, auto place) {
+      return added_gradient(l, place(onto), place(dy), place(w), shape, precision);
+    });
+    EXPECT_LE(relative_error(sum.got, sum.wanted), tolerance) << shape.text();
     for (const CodeRange& range : {CodeRange{0, 15}, CodeRange{-7, 7}, CodeRange{0, 255}}) {
       const Tensor x = codes_of(shape.x_shape(), range, Fill::uniform, 1);
       const auto dw = on_both(library, [&](Library& l, auto place) {

@@ -89,7 +89,7 @@ Descriptor convolution_operation(const ConvolutionRequest& request, const Descri
       .refer(names.second, second)
       .refer(names.result, result)
       .set(names.alpha, CUDNN_TYPE_FLOAT, 1.0f)
-      .set(names.beta, CUDNN_TYPE_FLOAT, 0.0f);
+      .set(names.beta, CUDNN_TYPE_FLOAT, request.accumulate ? 1.0f : 0.0f);
   return operation.finalize("the operation " + request.shape.text());
 }
 
