@@ -15,15 +15,15 @@ namespace fused {
 namespace {
 
 // From statistics in raw units (batch) or real units (running): live, b, m, mean and rstd in raw
-// units.
+// units; of a batch the running statistics too.
 struct FromBatch {
   float eps, momentum, unbiased;  // unbiased: n / (n - 1)
-  QT_HD Values<6> operator()(float mean, float var, float scale, float gamma, float beta,
+  QT_HD Values<7> operator()(float mean, float var, float scale, float gamma, float beta,
                              float running_mean, float running_var, float step) const {
     const double s = scale, real_mean = s * mean, real_var = s * s * var;
     const FoldedConstants k = fold_constants(s, gamma, beta, real_mean, real_var, eps, step);
     const float rstd = float(s / sqrt(real_var + double(eps)));
-    return {{k.live, k.b, k.m, rstd,
+    return {{k.live, k.b, k.m, mean, rstd,
              float(running_mean + double(momentum) * (real_mean - running_mean)),
              float(running_var + double(momentum) * (real_var * unbiased - running_var))}};
   }
@@ -53,21 +53,8 @@ struct Reciprocal {
   QT_HD float operator()(float step) const { return 1.0f / step; }
 };
 
-// Sums -> dgamma, dbeta, slope, k1, k2. g and gy are what this rank brings to the gradients of
-// gamma and beta, all_g and all_gy are of whoever shares the statistics.
-struct FinishReduction {
-  float rows;
-  bool batch_statistics;
-  QT_HD Values<5> operator()(float g, float gy, float all_g, float all_gy, float live, float m,
-                             float rstd, float step) const {
-    const float slope = live * m, n = batch_statistics ? rows : INFINITY;
-    return {
-        {gy * rstd / step, g / step, slope, slope * all_g / n, slope * (rstd * rstd) * all_gy / n}};
-  }
-};
-struct StepTerm {
-  float factor;
-  QT_HD Values<1> operator()(float sum, float step) const { return {{sum / step * factor}}; }
+struct Itself {
+  QT_HD Values<1> operator()(float x) const { return {{x}}; }
 };
 
 Tensor rounded(const Shape& shape, const std::vector<double>& values) {
@@ -112,41 +99,42 @@ Moments merge_ranks(Communicator& ranks, const std::string& name, int64_t rows,
   return {int64_t(before), rounded(shape, m), rounded(shape, m2)};
 }
 
-// The sums [3, C] over all ranks, from f64 and rounded once.
-Tensor shared_sums(Communicator& ranks, const std::string& name, const Tensor& sums) {
-  return rounded(sums.shape(),
-                 summed(ranks, on_host(sums).to_vector<double>(), "the gradient sums of " + name));
-}
-
 ChannelConstants from_batch(const NormAct& args, const Tensor& y, const Tensor& scale,
                             const Tensor& step, Communicator* ranks) {
   BatchNormState& norm = *args.norm;
   const int64_t channels = y.channels();
-  int64_t rows = y.rows();
-  const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
-  ChannelConstants k{vector(), vector(), vector(), vector(), vector(), true, rows, ranks};
-  Tensor var = vector(), running_mean = vector(), running_var = vector();
+  Moments all{y.rows(), {}, {}};
   if (ranks) {
-    Tensor moments = Tensor::empty({2, channels}, DType::f64);
-    column_moments(current_stream(), rows, channels, y.data<float>(), moments.data<double>(),
-                   moments.data<double>() + channels);
-    const Moments all = merge_ranks(*ranks, args.name, rows, moments);
-    k.rows = rows = all.rows, k.mean = all.mean, var = all.var;
-  } else {
-    column_moments(current_stream(), rows, channels, y.data<float>(), k.mean.data<float>(),
-                   var.data<float>());
+    Tensor mine = Tensor::empty({2, channels}, DType::f64);
+    column_moments(current_stream(), y.rows(), channels, y.data<float>(), mine.data<double>(),
+                   mine.data<double>() + channels);
+    all = merge_ranks(*ranks, args.name, y.rows(), mine);
   }
-  if (rows < 2)
+  if (all.rows < 2)
     throw ConfigError(args.name + ": batch statistics need more than one value per channel, got " +
                       y.shape().text() + ": a larger batch is needed");
-  map(current_stream(), 1, channels,
-      FromBatch{norm.eps, norm.momentum, float(double(rows) / double(rows - 1))},
-      in(std::as_const(k.mean).data<float>()), in(std::as_const(var).data<float>()),
-      in(scale.data<float>()), in(norm.gamma.var.value().data<float>()),
-      in(norm.beta.var.value().data<float>()), in(std::as_const(norm.running_mean).data<float>()),
-      in(std::as_const(norm.running_var).data<float>()), scalar(step.data<float>()),
-      out(k.live.data<float>()), out(k.b.data<float>()), out(k.m.data<float>()),
-      out(k.rstd.data<float>()), out(running_mean.data<float>()), out(running_var.data<float>()));
+  const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
+  ChannelConstants k{vector(), vector(), vector(), vector(), vector(), true, all.rows, ranks};
+  Tensor running_mean = vector(), running_var = vector();
+  const auto constants = [&](auto compute) {
+    compute(FromBatch{norm.eps, norm.momentum, float(double(all.rows) / double(all.rows - 1))},
+            in(scale.data<float>()), in(norm.gamma.var.value().data<float>()),
+            in(norm.beta.var.value().data<float>()),
+            in(std::as_const(norm.running_mean).data<float>()),
+            in(std::as_const(norm.running_var).data<float>()), scalar(step.data<float>()),
+            out(k.live.data<float>()), out(k.b.data<float>()), out(k.m.data<float>()),
+            out(k.mean.data<float>()), out(k.rstd.data<float>()), out(running_mean.data<float>()),
+            out(running_var.data<float>()));
+  };
+  if (ranks)
+    constants([&](const FromBatch& f, auto... operands) {
+      map(current_stream(), 1, channels, f, in(std::as_const(all.mean).data<float>()),
+          in(std::as_const(all.var).data<float>()), operands...);
+    });
+  else
+    constants([&](const FromBatch& f, auto... operands) {
+      column_moments(current_stream(), y.rows(), channels, y.data<float>(), finish(f, operands...));
+    });
   norm.running_mean = running_mean;
   norm.running_var = running_var;
   return k;
@@ -195,35 +183,21 @@ Tensor residual_factor(const Tensor& residual, const Tensor& step) {
   return r;
 }
 
-Tensor finish_reduction(const NormAct& args, const ChannelConstants& k, const Tensor& sums,
-                        const Var& step, float step_factor) {
-  const int64_t channels = sums.channels();
-  const Tensor shared = k.ranks ? shared_sums(*k.ranks, args.name, sums) : sums;
-  // Sums that are of all ranks already: one rank brings them to the sum of gradients, whole, and
-  // the others nothing. So they are rounded as those of a single rank.
-  const Tensor brought =
-      k.ranks && !k.ranks->writes() ? Tensor::zeros(sums.shape(), DType::f32) : shared;
-  const float *const all = shared.data<float>(), *const s = brought.data<float>();
-  const auto unit = step.defined() ? scalar(step.value().data<float>()) : constant(1.0f);
-  Tensor dgamma = Tensor::empty({channels}, DType::f32),
-         dbeta = Tensor::empty({channels}, DType::f32);
-  Tensor apply = Tensor::empty({3, channels}, DType::f32);
-  map(current_stream(), 1, channels, FinishReduction{float(k.rows), k.batch_statistics}, in(s),
-      in(s + channels), in(all), in(all + channels), in(k.live.data<float>()),
-      in(k.m.data<float>()), in(k.rstd.data<float>()), unit, out(dgamma.data<float>()),
-      out(dbeta.data<float>()), out(apply.data<float>()), out(apply.data<float>() + channels),
-      out(apply.data<float>() + 2 * channels));
+Tensor shared_sums(const NormAct& args, const ChannelConstants& k, const Tensor& sums) {
+  return rounded(sums.shape(), summed(*k.ranks, on_host(sums).to_vector<double>(),
+                                      "the gradient sums of " + args.name));
+}
+
+void add_gradients(const NormAct& args, const Var& step, const ReducedGradient& reduced) {
   if (args.norm) {
-    args.norm->gamma.var.add_grad(dgamma);
-    args.norm->beta.var.add_grad(dbeta);
+    args.norm->gamma.var.add_grad(reduced.dgamma);
+    args.norm->beta.var.add_grad(reduced.dbeta);
   }
-  if (step.defined() && step.wants_grad()) {
-    Tensor dstep = Tensor::empty({1}, DType::f32);
-    sum_rows<1>(current_stream(), 1, channels, StepTerm{step_factor}, dstep.data<float>(),
-                in(s + 2 * channels), unit);
-    step.add_grad(dstep);
-  }
-  return apply;
+  if (!step.defined() || !step.wants_grad()) return;
+  Tensor dstep = Tensor::empty({1}, DType::f32);
+  sum_rows<1>(current_stream(), 1, reduced.dstep.elements(), Itself{}, dstep.data<float>(),
+              in(reduced.dstep.data<float>()));
+  step.add_grad(dstep);
 }
 
 }  // namespace fused

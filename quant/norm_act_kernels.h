@@ -1,6 +1,7 @@
 // quant/norm_act_kernels.h -- the fused op for any rule: one memory pass forward, two backward. For
 // kernel files only: include core/kernel/launch.h first.
 #pragma once
+#include <cmath>
 #include <utility>
 
 #include "core/kernel/elements.h"
@@ -97,11 +98,34 @@ ChannelConstants channel_constants(const NormAct& args, const Tensor& step, cons
 // quant/norm_act.cpp: r as a tensor [1]; undefined where there is no residual.
 Tensor residual_factor(const Tensor& residual, const Tensor& step);
 
-// quant/norm_act.cpp: from the three sums [3, C], f64 where ranks share them: gradients of gamma,
-// beta and step added to their Vars, and the apply pass's constants slope, k1, k2 as rows of [3,
-// C].
-Tensor finish_reduction(const NormAct& args, const ChannelConstants& constants, const Tensor& sums,
-                        const Var& step, float step_factor);
+// From the three sums of a channel: its gradients of gamma and beta, what it brings to the step's,
+// and the apply pass's slope, k1 and k2. g, gy and steps are what this rank brings to the
+// gradients; all_g and all_gy are of whoever shares the statistics.
+struct FinishReduction {
+  float rows;
+  bool batch_statistics;
+  float step_factor;
+  QT_HD Values<6> operator()(float g, float gy, float steps, float all_g, float all_gy, float live,
+                             float m, float rstd, float step) const {
+    const float slope = live * m, n = batch_statistics ? rows : INFINITY;
+    return {{gy * rstd / step, g / step, steps / step * step_factor, slope, slope * all_g / n,
+             slope * (rstd * rstd) * all_gy / n}};
+  }
+  QT_HD Values<6> operator()(float g, float gy, float steps, float live, float m, float rstd,
+                             float step) const {
+    return (*this)(g, gy, steps, g, gy, live, m, rstd, step);
+  }
+};
+
+// Of each channel: f32 [C]; apply: slope, k1 and k2 as rows of [3, C].
+struct ReducedGradient {
+  Tensor dgamma, dbeta, dstep, apply;
+};
+
+// quant/norm_act.cpp: the sums [3, C] over all ranks, from f64 and rounded once.
+Tensor shared_sums(const NormAct& args, const ChannelConstants& constants, const Tensor& sums);
+// quant/norm_act.cpp: gradients of gamma, beta and step added to their Vars.
+void add_gradients(const NormAct& args, const Var& step, const ReducedGradient& reduced);
 
 template <class Rule, class... Residual>
 Tensor emit(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
@@ -136,22 +160,46 @@ void with_gradient_operands(const Emission<Rule>& to, const Tensor& y, const Cha
   });
 }
 
-// The three sums, f32 [3, C], or f64 where ranks share them.
+// The sums of all rows, made into gradients and constants in the same launch. Where ranks share the
+// statistics their f64 sums meet in between: one rank brings them to the sum of gradients, whole,
+// and the others nothing, so that they are rounded as those of a single rank.
 template <class Rule, class... Residual>
-Tensor gradient_sums(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
-                     const Tensor& dout, Residual... residual) {
-  Tensor sums = Tensor::empty({3, y.channels()}, k.ranks ? DType::f64 : DType::f32);
-  with_gradient_operands(to, y, k, dout, [&](auto... o) {
-    const auto reduce = [&](auto* to_sums) {
-      sum_columns<3>(current_stream(), y.rows(), y.channels(), ReduceGradient<Rule>{to.rule},
-                     to_sums, o..., residual...);
-    };
-    if (k.ranks)
-      reduce(sums.data<double>());
-    else
-      reduce(sums.data<float>());
+ReducedGradient reduced_gradient(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
+                                 const ChannelConstants& k, const Tensor& dout,
+                                 Residual... residual) {
+  const int64_t rows = y.rows(), channels = y.channels();
+  const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
+  ReducedGradient r{vector(), vector(), vector(), Tensor::empty({3, channels}, DType::f32)};
+  const float factor = Rule::codes ? 1.0f / sqrtf(to.step_count * to.rule.hi) : 0.0f;
+  float* const slope = r.apply.data<float>();
+  const auto finished = [&](auto compute) {
+    compute(FinishReduction{float(k.rows), k.batch_statistics, factor}, in(k.live.data<float>()),
+            in(k.m.data<float>()), in(k.rstd.data<float>()),
+            to.step.defined() ? scalar(std::as_const(to.step.value()).template data<float>())
+                              : constant(1.0f),
+            out(r.dgamma.data<float>()), out(r.dbeta.data<float>()), out(r.dstep.data<float>()),
+            out(slope), out(slope + channels), out(slope + 2 * channels));
+  };
+  const auto reduce = [&](auto sums) {
+    with_gradient_operands(to, y, k, dout, [&](auto... o) {
+      sum_columns<3>(current_stream(), rows, channels, ReduceGradient<Rule>{to.rule}, sums, o...,
+                     residual...);
+    });
+  };
+  if (!k.ranks) {
+    finished([&](auto f, auto... operands) { reduce(finish(f, operands...)); });
+    return r;
+  }
+  Tensor mine = Tensor::empty({3, channels}, DType::f64);
+  reduce(mine.data<double>());
+  const Tensor all = shared_sums(args, k, mine),
+               brought = k.ranks->writes() ? all : Tensor::zeros(all.shape(), DType::f32);
+  const float *const a = all.data<float>(), *const b = brought.data<float>();
+  finished([&](auto f, auto... operands) {
+    map(current_stream(), 1, channels, f, in(b), in(b + channels), in(b + 2 * channels), in(a),
+        in(a + channels), operands...);
   });
-  return sums;
+  return r;
 }
 
 // The gradient of y, and of the residual where there is one, in the types they may be given in.
@@ -159,10 +207,9 @@ template <class Rule, class... Residual>
 void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
                const ChannelConstants& k, const Tensor& dout, Residual... residual) {
   const int64_t rows = y.rows(), channels = y.channels();
-  const Tensor sums = gradient_sums(to, y, k, dout, residual...);
-  const float factor = Rule::codes ? 1.0f / sqrtf(to.step_count * to.rule.hi) : 0.0f;
-  const Tensor apply = finish_reduction(args, k, sums, to.step, factor);
-  const float* const slope = apply.data<float>();
+  const ReducedGradient reduced = reduced_gradient(args, to, y, k, dout, residual...);
+  add_gradients(args, to.step, reduced);
+  const float* const slope = reduced.apply.data<float>();
   Tensor dy = Tensor::empty(y.shape(), args.y.gradient_type());
   with_gradient_operands(to, y, k, dout, [&](auto... o) {
     const auto run = [&](auto... outputs) {

@@ -69,19 +69,20 @@ struct BackSum {
     return rule.passes(x * multiplier) ? dout * multiplier : 0.0f;
   }
 };
-struct StepSum {
+// The same, and what is summed for the step's gradient.
+struct BackWithStep {
   UniformCode rule;
-  QT_HD Values<1> operator()(float dout, float x, float unit, float step) const {
-    return {{dout * unit * rule.step_gradient(x / step)}};
+  QT_HD Values<2> operator()(float dout, float x, float unit, float step) const {
+    return {{Back{rule}(dout, x, unit, step), dout * unit * rule.step_gradient(x / step)}};
   }
 };
-struct StepSumOfSum {
+struct BackSumWithStep {
   UniformCode rule;
-  QT_HD Values<1> operator()(float dout, float x, float multiplier) const {
-    return {{dout * rule.step_gradient(x * multiplier)}};
+  QT_HD Values<2> operator()(float dout, float x, float multiplier) const {
+    return {{BackSum{rule}(dout, x, multiplier), dout * rule.step_gradient(x * multiplier)}};
   }
 };
-struct Finish {
+struct FinishStep {
   float factor;
   QT_HD float operator()(float sum, float step) const { return sum / step * factor; }
 };
@@ -131,17 +132,21 @@ void with_step(const Tensor& step, Use use) {
     use(scalar(step.data<float>()));
 }
 
-// Row sums [rows] -> gradient of the step, [rows] or [1].
-Tensor step_gradient(const Tensor& row_sums, const Tensor& step, float factor) {
-  Tensor total = row_sums;
-  if (step.elements() == 1) {
-    total = Tensor::empty({1}, DType::f32);
-    sum_rows<1>(current_stream(), 1, row_sums.elements(), Itself{}, total.data<float>(),
-                in(row_sums.data<float>()));
-  }
+// The gradient of the step, from the row sums that sum() gives: it calls sum_rows with where they
+// go, a finish where each row has its step.
+template <class Sum>
+Tensor step_gradient(int64_t rows, const Tensor& step, float factor, Sum sum) {
   Tensor gradient = Tensor::empty(step.shape(), DType::f32);
-  map(current_stream(), 1, step.elements(), Finish{factor}, in(std::as_const(total).data<float>()),
-      in(step.data<float>()), out(gradient.data<float>()));
+  const auto to_gradient =
+      finish(FinishStep{factor}, in(step.data<float>()), out(gradient.data<float>()));
+  if (step.elements() > 1) {
+    sum(to_gradient);
+    return gradient;
+  }
+  Tensor row_sums = Tensor::empty({rows}, DType::f32);
+  sum(row_sums.data<float>());
+  sum_rows<1>(current_stream(), 1, rows, Itself{}, to_gradient,
+              in(std::as_const(row_sums).data<float>()));
   return gradient;
 }
 
@@ -156,17 +161,20 @@ Var quantize_sums(const Var& x, const Var& step, const UniformCode& rule, float 
       out(codes.data<int8_t>()));
   return record(codes.with_scale(step.value(), int(rule.lo), int(rule.hi)), {x, step},
                 [=](const Tensor& dout) {
+                  const int64_t rows = sums.rows(), channels = sums.channels();
                   const auto d = in(dout.data<float>()), v = in(sums.data<float>());
-                  const auto factor_operand = scalar(multiplier.data<float>());
-                  Tensor dx = Tensor::empty(sums.shape(), DType::f32),
-                         row_sums = Tensor::empty({sums.rows()}, DType::f32);
-                  map(current_stream(), sums.rows(), sums.channels(), BackSum{rule}, d, v,
-                      factor_operand, out(dx.data<float>()));
+                  const auto by_multiplier = scalar(multiplier.data<float>());
+                  Tensor dx = Tensor::empty(sums.shape(), DType::f32);
+                  const auto to_dx = out(dx.data<float>());
+                  if (step.wants_grad())
+                    step.add_grad(step_gradient(rows, step.value(), factor, [&](auto to) {
+                      sum_rows<1>(current_stream(), rows, channels, BackSumWithStep{rule}, to, d, v,
+                                  by_multiplier, to_dx);
+                    }));
+                  else
+                    map(current_stream(), rows, channels, BackSum{rule}, d, v, by_multiplier,
+                        to_dx);
                   x.add_grad(dx);
-                  if (!step.wants_grad()) return;
-                  sum_rows<1>(current_stream(), sums.rows(), sums.channels(), StepSumOfSum{rule},
-                              row_sums.data<float>(), d, v, factor_operand);
-                  step.add_grad(step_gradient(row_sums, step.value(), factor));
                 });
 }
 
@@ -219,15 +227,17 @@ Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
   });
   if (codes) y = y.with_scale(s, int(rule.lo), int(rule.hi));
   const auto backward = [=](const Tensor& dout) {
-    Tensor dx = Tensor::empty(value.shape(), DType::f32),
-           row_sums = Tensor::empty({view.rows}, DType::f32);
+    Tensor dx = Tensor::empty(value.shape(), DType::f32);
     const auto v = in(value.data<float>());
+    const auto to_dx = out(dx.data<float>());
     const auto back = [&](auto d, auto unit, auto by) {
-      map(current_stream(), view.rows, view.length, Back{rule}, d, v, unit, by,
-          out(dx.data<float>()));
       if (step.wants_grad())
-        sum_rows<1>(current_stream(), view.rows, view.length, StepSum{rule}, row_sums.data<float>(),
-                    d, v, unit, by);
+        step.add_grad(step_gradient(view.rows, s, factor, [&](auto to) {
+          sum_rows<1>(current_stream(), view.rows, view.length, BackWithStep{rule}, to, d, v, unit,
+                      by, to_dx);
+        }));
+      else
+        map(current_stream(), view.rows, view.length, Back{rule}, d, v, unit, by, to_dx);
     };
     with_elements(dout, [&](const auto* d) {
       with_step(s, [&](auto by) {
@@ -238,7 +248,6 @@ Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
       });
     });
     x.add_grad(dx);
-    if (step.wants_grad()) step.add_grad(step_gradient(row_sums, s, factor));
   };
   Var quantized = record(y, {x, step}, backward);
   quantized.set_gradient_type(current_library().data_gradient_type(pass.backward));

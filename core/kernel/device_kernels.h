@@ -7,7 +7,9 @@
 #include <numeric>
 
 #include "core/device/stream.h"
+#include "core/kernel/device_merges.h"
 #include "core/kernel/device_packets.h"
+#include "core/kernel/device_values.h"
 #include "core/kernel/device_words.h"
 #include "core/kernel/host_sums.h"
 #include "core/kernel/operands.h"
@@ -15,61 +17,6 @@
 namespace qt::kernel {
 
 constexpr int block_threads = 256;
-
-// What an operand gives at element i = row * channels + channel.
-template <class T>
-__device__ auto value_at(const Element<T>& o, int64_t i, int64_t, int64_t, int64_t) {
-  return loaded(o.p[i]);
-}
-template <class T>
-__device__ auto value_at(const PerChannel<T>& o, int64_t, int64_t, int64_t c, int64_t) {
-  return loaded(o.p[c]);
-}
-template <class T>
-__device__ auto value_at(const PerRow<T>& o, int64_t, int64_t r, int64_t, int64_t) {
-  return loaded(o.p[r]);
-}
-template <class T>
-__device__ auto value_at(const Scalar<T>& o, int64_t, int64_t, int64_t, int64_t) {
-  return loaded(o.get());
-}
-__device__ inline int32_t value_at(const Column&, int64_t, int64_t, int64_t c, int64_t) {
-  return int32_t(c);
-}
-template <class T, class I>
-__device__ auto value_at(const Lookup<T, I>& o, int64_t i, int64_t, int64_t c, int64_t) {
-  return loaded(o.table[c * 256 + uint8_t(o.index[i])]);
-}
-
-template <class T>
-__device__ T value_at(const Windowed<T>& o, int64_t, int64_t r, int64_t c, int64_t) {
-  const T* const pixel = o.pixel(r);
-  return pixel ? pixel[c] : T(0);
-}
-
-// Splits the operands of map into inputs and outputs by recursion: f is called when only outputs
-// are left.
-template <int K, class R>
-__device__ void store_results(int64_t, const R&) {}
-template <int K, class R, class T, class... Rest>
-__device__ void store_results(int64_t i, const R& r, const Output<T>& o, const Rest&... rest) {
-  o.p[i] = Store<T>::from(result(r, K));
-  store_results<K + 1>(i, r, rest...);
-}
-
-template <class F, class T, class... Rest>
-__device__ void apply_at(F call, int64_t i, int64_t, int64_t, int64_t, const Output<T>& first,
-                         const Rest&... rest) {
-  const auto r = call();
-  store_results<0>(i, r, first, rest...);
-}
-template <class F, class Operand, class... Rest>
-__device__ auto apply_at(F call, int64_t i, int64_t r, int64_t c, int64_t channels,
-                         const Operand& first, const Rest&... rest)
-    -> std::enable_if_t<!IsOutput<Operand>::value> {
-  const auto v = value_at(first, i, r, c, channels);
-  apply_at([&](auto... others) { return call(v, others...); }, i, r, c, channels, rest...);
-}
 
 // Element i.
 template <class F, class... Operands>
@@ -121,13 +68,10 @@ __global__ void __launch_bounds__(block_threads)
     map_element(f, i, channels, operands...);
 }
 
-void check_launch(const char* kernel);  // core/device/cuda.cpp
-
 inline int64_t most_blocks = 4096;  // whose threads then go on to further work; tests take fewer
 inline unsigned blocks_for(int64_t n) {
   return unsigned(std::clamp<int64_t>((n + block_threads - 1) / block_threads, 1, most_blocks));
 }
-inline cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.cuda); }
 
 template <class F, class... Operands>
 void device_map(Stream stream, int64_t rows, int64_t channels, F f, Operands... operands) {
@@ -255,79 +199,18 @@ __global__ void __launch_bounds__(32 * warps_of_chunks)
     }
 }
 
-// ---- merging of the chunks of each group, then of the groups, from first to last ----
-// All threads of a block fetch the numbers of some chunks for 32 columns, then one warp adds them
-// while the others fetch the next: the order is fixed, and nobody waits for memory one number at a
-// time. Groups are few; a warp reads them one after the other.
-constexpr int merge_columns = 32, merge_lanes = 8, merge_depth = 32;
-inline dim3 merge_block() { return {merge_columns, merge_lanes}; }
-inline unsigned merge_blocks(int64_t columns) {
-  return unsigned((columns + merge_columns - 1) / merge_columns);
-}
-inline int64_t groups_of(int64_t rows) { return (rows + group_rows - 1) / group_rows; }
-// Without rows there is one group of nothing, whose sums are zeros.
-inline dim3 merge_grid(int64_t columns, int64_t rows) {
-  return {merge_blocks(columns), unsigned(groups_of(rows) > 0 ? groups_of(rows) : 1)};
-}
-
-// sums [groups][columns].
-template <class Sum>
-__global__ void __launch_bounds__(merge_columns* merge_lanes)
-    merge_kernel(int64_t chunks, int64_t columns, const float* partial, Sum* sums) {
-  SHARED(float, fetched, 2 * merge_depth * merge_columns);
-  const int x = int(threadIdx.x), y = int(threadIdx.y);
-  const int64_t column = int64_t(blockIdx.x) * merge_columns + x, group = blockIdx.y;
-  const int64_t end = min(chunks, (group + 1) * group_chunks);
-  double total = 0;
-  int half = 0;
-  for (int64_t first = group * group_chunks; first < end; first += merge_depth, half ^= 1) {
-    float* const tile = fetched + half * merge_depth * merge_columns;
-    const int depth = int(end - first < merge_depth ? end - first : merge_depth);
-    if (column < columns)
-      for (int i = y; i < depth; i += merge_lanes)
-        tile[i * merge_columns + x] = partial[(first + i) * columns + column];
-    __syncthreads();
-    if (y == 0 && column < columns)
-      for (int i = 0; i < depth; ++i) total += double(tile[i * merge_columns + x]);
-  }
-  if (y == 0 && column < columns) sums[group * columns + column] = Sum(total);
-}
-
-template <class Sum>
-__global__ void __launch_bounds__(merge_columns)
-    merge_groups_kernel(int64_t groups, int64_t columns, const double* of_groups, Sum* sums) {
-  const int64_t column = int64_t(blockIdx.x) * merge_columns + int(threadIdx.x);
-  if (column >= columns) return;
-  double total = 0;
-  for (int64_t group = 0; group < groups; ++group) total += of_groups[group * columns + column];
-  sums[column] = Sum(total);
-}
-
 // groups: room for [groups_of(rows)][K][channels].
-template <int K, class F, class Sum, class... Operands>
+template <int K, class F, class Sums, class... Operands>
 void device_sum_columns(Stream stream, int64_t rows, int64_t channels, F f, float* partial,
-                        double* groups, Sum* sums, Operands... operands) {
+                        double* groups, Sums sums, Operands... operands) {
   const bool wide =
       channels % column_packet == 0 && (allows_packets<column_packet>(operands) && ...);
-  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
-  if (chunks > 0) {
+  if (rows > 0) {
     launch(chunk_kernel<K, F, Operands...>, chunk_grid(rows, channels), chunk_block(), 0,
            handle(stream), f, rows, channels, wide, partial, operands...);
     check_launch("sum_columns");
   }
-  const int64_t columns = K * channels;
-  const dim3 grid = merge_grid(columns, rows);
-  if (grid.y == 1) {
-    launch(merge_kernel<Sum>, grid, merge_block(), 0, handle(stream), chunks, columns, partial,
-           sums);
-  } else {
-    launch(merge_kernel<double>, grid, merge_block(), 0, handle(stream), chunks, columns, partial,
-           groups);
-    check_launch("merge_chunks");
-    launch(merge_groups_kernel<Sum>, merge_blocks(columns), dim3(merge_columns), 0, handle(stream),
-           int64_t(grid.y), columns, groups, sums);
-  }
-  check_launch("merge_chunks");
+  merge_columns<MergedSums<K>>(stream, rows, channels, partial, groups, MergedSums<K>::to(sums));
 }
 
 // ---- moments of columns ----
@@ -390,80 +273,18 @@ static __global__ void __launch_bounds__(32 * warps_of_chunks)
   store_chunk_moments(at, channels, means, deviations, partial);
 }
 
-// mean and spread of group g: g * 2 * channels numbers behind those of the first.
-template <class T>
-__global__ void __launch_bounds__(merge_columns* merge_lanes)
-    merge_moments_kernel(int64_t all_rows, int64_t channels, const float* partial, T* mean,
-                         T* spread) {
-  SHARED(float, fetched, 2 * merge_depth * 2 * merge_columns);
-  SHARED(MergeWeights, fetched_weights, 2 * merge_depth);
-  const int x = int(threadIdx.x), y = int(threadIdx.y);
-  const int64_t c = int64_t(blockIdx.x) * merge_columns + x, group = blockIdx.y;
-  const int64_t rows = min(group_rows, all_rows - group * group_rows);
-  const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
-  partial += group * group_chunks * 2 * channels;
-  double m = 0, m2 = 0;
-  int half = 0;
-  for (int64_t start = 0; start < chunks; start += merge_depth, half ^= 1) {
-    float* const tile = fetched + half * merge_depth * 2 * merge_columns;
-    MergeWeights* const weights = fetched_weights + half * merge_depth;
-    const int depth = int(chunks - start < merge_depth ? chunks - start : merge_depth);
-    for (int i = y; i < depth; i += merge_lanes) {
-      const float* const from = partial + (start + i) * 2 * channels + c;
-      if (c < channels) {
-        tile[2 * i * merge_columns + x] = from[0];
-        tile[(2 * i + 1) * merge_columns + x] = from[channels];
-      }
-      if (x != 0) continue;
-      const int64_t first = (start + i) * chunk_rows;
-      weights[i] = merge_weights(first, min(chunk_rows, rows - first));
-    }
-    __syncthreads();
-    if (y == 0 && c < channels)
-      for (int i = 0; i < depth; ++i)
-        merge_moments_of(double(tile[2 * i * merge_columns + x]),
-                         double(tile[(2 * i + 1) * merge_columns + x]), weights[i], m, m2);
-  }
-  const int64_t to = group * 2 * channels + c;
-  if (y == 0 && c < channels) store_moments(m, m2, rows, mean + to, spread + to);
-}
-
-// of_groups [groups][mean, squared deviations][channels].
-template <class T>
-__global__ void __launch_bounds__(merge_columns)
-    merge_moment_groups_kernel(int64_t rows, int64_t channels, const double* of_groups, T* mean,
-                               T* spread) {
-  const int64_t c = int64_t(blockIdx.x) * merge_columns + int(threadIdx.x);
-  if (c >= channels) return;
-  double m = 0, m2 = 0;
-  for (int64_t start = 0; start < rows; start += group_rows, of_groups += 2 * channels)
-    merge_moments_of(of_groups[c], of_groups[channels + c],
-                     merge_weights(start, min(group_rows, rows - start)), m, m2);
-  store_moments(m, m2, rows, mean + c, spread + c);
-}
-
 // groups: room for [groups_of(rows)][2][channels].
-template <class T>
+template <class... Moments>
 void device_column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
-                           float* partial, double* groups, T* mean, T* spread) {
+                           float* partial, double* groups, Moments... moments) {
   const bool wide = channels % column_packet == 0 && holds_packets<column_packet>(x);
   if (rows > 0) {
     launch(chunk_moments_kernel, chunk_grid(rows, channels), chunk_block(), 0, handle(stream), rows,
            channels, wide, x, partial);
     check_launch("chunk_moments");
   }
-  const dim3 grid = merge_grid(channels, rows);
-  if (grid.y == 1) {
-    launch(merge_moments_kernel<T>, grid, merge_block(), 0, handle(stream), rows, channels, partial,
-           mean, spread);
-  } else {
-    launch(merge_moments_kernel<double>, grid, merge_block(), 0, handle(stream), rows, channels,
-           partial, groups, groups + channels);
-    check_launch("merge_moments");
-    launch(merge_moment_groups_kernel<T>, merge_blocks(channels), dim3(merge_columns), 0,
-           handle(stream), rows, channels, groups, mean, spread);
-  }
-  check_launch("merge_moments");
+  merge_columns<MergedMoments>(stream, rows, channels, partial, groups,
+                               MergedMoments::to(moments...));
 }
 
 // ---- sums of rows ----
@@ -490,28 +311,41 @@ __device__ float block_tree(float v, float* warps, Combine combine) {
   return v;
 }
 
+// What f gives for element i of row r: the last K values are added to sum, those before them
+// stored.
 template <int K, class F, class... Operands>
+__device__ void add_element(Values<K>& sum, const F& f, int64_t i, int64_t r, int64_t c,
+                            int64_t channels, const Operands&... operands) {
+  constexpr int outputs = int(count_outputs<Operands...>);
+  const auto added = [&](auto... v) {
+    const Values<outputs + K> results = f(v...);
+    for (int k = 0; k < K; ++k) sum.v[k] += results.v[outputs + k];
+    return results;
+  };
+  if constexpr (outputs > 0)
+    apply_at(added, i, r, c, channels, operands...);
+  else
+    added(value_at(operands, i, r, c, channels)...);
+}
+
+template <int K, class F, class To, class... Operands>
 __global__ void __launch_bounds__(column_lanes)
-    row_kernel(F f, int64_t rows, int64_t channels, float* sums, Operands... operands) {
+    row_kernel(F f, int64_t rows, int64_t channels, To to, Operands... operands) {
   SHARED(float, warps, 8);
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {
     Values<K> sum{};
-    for (int64_t c = threadIdx.x; c < channels; c += column_lanes) {
-      const Values<K> v = f(value_at(operands, r * channels + c, r, c, channels)...);
-      for (int k = 0; k < K; ++k) sum.v[k] += v.v[k];
-    }
-    for (int k = 0; k < K; ++k) {
-      const float total = block_tree(sum.v[k], warps, Plus{});
-      if (threadIdx.x == 0) sums[k * rows + r] = total;
-    }
+    for (int64_t c = threadIdx.x; c < channels; c += column_lanes)
+      add_element<K>(sum, f, r * channels + c, r, c, channels, operands...);
+    for (int k = 0; k < K; ++k) sum.v[k] = block_tree(sum.v[k], warps, Plus{});
+    if (threadIdx.x == 0) store_results_of(to, r, rows, sum);
   }
 }
 
-template <int K, class F, class... Operands>
-void device_sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
+template <int K, class F, class Sums, class... Operands>
+void device_sum_rows(Stream stream, int64_t rows, int64_t channels, F f, Sums sums,
                      Operands... operands) {
-  launch(row_kernel<K, F, Operands...>, unsigned(std::min<int64_t>(rows, 4096)), column_lanes, 0,
-         handle(stream), f, rows, channels, sums, operands...);
+  launch(row_kernel<K, F, Sums, Operands...>, unsigned(std::min<int64_t>(rows, 4096)), column_lanes,
+         0, handle(stream), f, rows, channels, sums, operands...);
   check_launch("sum_rows");
 }
 

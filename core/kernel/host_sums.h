@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/kernel/finish.h"
 #include "core/kernel/host_map.h"
 
 namespace qt::kernel {
@@ -134,6 +135,13 @@ void host_sum_columns(int64_t rows, int64_t channels, F f, float* partial, Sum* 
   sum_chunks<K>(rows, channels, f, partial, operands...);
   merge_chunks((rows + chunk_rows - 1) / chunk_rows, K * channels, partial, sums);
 }
+template <int K, class F, class... Outs, class... Operands>
+void host_sum_columns(int64_t rows, int64_t channels, F f, float* partial,
+                      const Finish<Outs...>& to, Operands... operands) {
+  std::vector<float> sums(size_t(K * channels));
+  host_sum_columns<K>(rows, channels, f, partial, sums.data(), operands...);
+  host_finish(channels, sums.data(), to, std::make_index_sequence<K>{});
+}
 
 struct Identity {
   QT_HD Values<1> operator()(float x) const { return {{x}}; }
@@ -222,6 +230,13 @@ void host_column_moments(int64_t rows, int64_t channels, const float* x, float* 
   }
   merge_moments(rows, channels, partial, mean, spread);
 }
+template <class... Outs>
+void host_column_moments(int64_t rows, int64_t channels, const float* x, float* partial,
+                         const Finish<Outs...>& to) {
+  std::vector<float> moments(size_t(2 * channels));
+  host_column_moments(rows, channels, x, partial, moments.data(), moments.data() + channels);
+  host_finish(channels, moments.data(), to, std::make_index_sequence<2>{});
+}
 
 // lanes [column_lanes] -> one number, as warp shuffles and a last warp would: strides 16 .. 1
 // inside groups of 32, then 4 .. 1.
@@ -239,25 +254,47 @@ float tree(float* lanes, Combine combine) {
   return groups[0];
 }
 
+// Part of a row: the first results of f are stored, the last K added to lanes [K][column_lanes].
+template <int K, class F, class Spans, size_t... I, size_t... O>
+inline void add_row_part(F f, int64_t first, int64_t n, Spans spans, float* lanes,
+                         std::index_sequence<I...>, std::index_sequence<O...>) {
+  static_assert(K <= 3);
+  constexpr int stored = int(sizeof...(O));
+  float *const s0 = lanes, *const s1 = lanes + column_lanes, *const s2 = s1 + column_lanes;
+#pragma omp simd
+  for (int64_t j = 0; j < n; ++j) {
+    const Values<stored + K> v = f(std::get<I>(spans).get(first + j)...);
+    (std::get<sizeof...(I) + O>(spans).put(first + j, v.v[O]), ...);
+    s0[j] += v.v[stored];
+    if constexpr (K > 1) s1[j] += v.v[stored + 1];
+    if constexpr (K > 2) s2[j] += v.v[stored + 2];
+  }
+}
+
 template <int K, class F, class... Operands>
 void host_sum_rows(int64_t rows, int64_t channels, F f, float* sums, Operands... operands) {
+  constexpr size_t outputs = count_outputs<Operands...>, inputs = sizeof...(Operands) - outputs;
 #pragma omp parallel if (rows * channels >= serial_below)
   {
     const auto views = make_views(channels, channels, operands...);
 #pragma omp for schedule(static)
     for (int64_t r = 0; r < rows; ++r) {
       float lanes[K * column_lanes] = {};
+      const auto spans = spans_at(views, r * channels, r);
       for (int64_t c = 0; c < channels; c += column_lanes)
-        for (int64_t j = 0; j < std::min<int64_t>(column_lanes, channels - c); ++j) {
-          const Values<K> v = std::apply(
-              [&](const auto&... view) { return f(view.at(r * channels, r).get(c + j)...); },
-              views);
-          for (int k = 0; k < K; ++k) lanes[k * column_lanes + j] += v.v[k];
-        }
+        add_row_part<K>(f, c, std::min<int64_t>(column_lanes, channels - c), spans, lanes,
+                        std::make_index_sequence<inputs>{}, std::make_index_sequence<outputs>{});
       for (int k = 0; k < K; ++k)
         sums[k * rows + r] = tree(lanes + k * column_lanes, [](float a, float b) { return a + b; });
     }
   }
+}
+template <int K, class F, class... Outs, class... Operands>
+void host_sum_rows(int64_t rows, int64_t channels, F f, const Finish<Outs...>& to,
+                   Operands... operands) {
+  std::vector<float> sums(size_t(K * rows));
+  host_sum_rows<K>(rows, channels, f, sums.data(), operands...);
+  host_finish(rows, sums.data(), to, std::make_index_sequence<K>{});
 }
 
 template <class F, class... Operands>

@@ -8,12 +8,14 @@
 //       map over one row on the calling thread of the host: for what lies in its cache
 //   sum_columns<K>(stream, rows, channels, f, sums, operands...)
 //       sums[k][c] = sum over rows of f(...).v[k]
-//   sum_rows<K>(stream, rows, channels, f, sums, operands...)
-//       sums[k][row] = sum over channels of f(...).v[k]
+//   sum_rows<K>(stream, rows, channels, f, sums, operands..., out(y)...)
+//       sums[k][row] = sum over channels of the last K values of f(...); y = those before them
 //   max_rows(stream, rows, channels, f, most, operands...)
 //       most[row] = largest f(...)
 //   column_moments(stream, rows, channels, x, mean, var)
 //       mean and biased variance per channel
+//   finish(f, operands..., out(y)...)
+//       in the place of sums, or of mean and var: y = f(results..., values...), in the same launch
 //   fold_windows, gather_windows
 //       pooling, forward and backward
 //   generate(stream, n, f, to)
@@ -28,6 +30,7 @@
 
 #include "core/device/stream.h"
 #include "core/kernel/device_words.h"
+#include "core/kernel/finish.h"
 #include "core/kernel/host_map.h"
 #include "core/kernel/host_sums.h"
 #include "core/kernel/host_windows.h"
@@ -71,10 +74,10 @@ void generate(Stream stream, int64_t n, F f, T* to) {
   kernel::host_generate(n, f, to);
 }
 
-// sums: f32 [K, channels]; or f64, for whoever adds them to other ranks'. Chunks of chunk_rows
-// rows, partial sums in f32, merged in double: group_chunks of them, then the groups.
-template <int K, class F, class Sum, class... Operands>
-void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, Sum* sums,
+// sums: f32 [K, channels], or a finish; or f64, for whoever adds them to other ranks'. Chunks of
+// chunk_rows rows, partial sums in f32, merged in double: group_chunks of them, then the groups.
+template <int K, class F, class Sums, class... Operands>
+void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, Sums sums,
                  Operands... operands) {
   if (channels == 0) return;
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
@@ -90,10 +93,9 @@ void sum_columns(Stream stream, int64_t rows, int64_t channels, F f, Sum* sums,
   kernel::host_sum_columns<K>(rows, channels, f, partial.data<float>(), sums, operands...);
 }
 
-// sums: f32 [K, rows].
-template <int K, class F, class... Operands>
-void sum_rows(Stream stream, int64_t rows, int64_t channels, F f, float* sums,
-              Operands... operands) {
+// sums: f32 [K, rows], or a finish.
+template <int K, class F, class Sums, class... Operands>
+void sum_rows(Stream stream, int64_t rows, int64_t channels, F f, Sums sums, Operands... operands) {
   if (rows == 0) return;
 #ifdef QT_DEVICE_CODE
   if (stream.on_gpu)
@@ -115,13 +117,13 @@ void max_rows(Stream stream, int64_t rows, int64_t channels, F f, float* most,
   kernel::host_max_rows(rows, channels, f, most, operands...);
 }
 
-// mean, var: f32 [channels]; var is biased (divided by rows). Per chunk the mean, then the squared
-// deviations from it; chunks, then groups are merged in double (Chan, Golub & LeVeque 1983). In f64
-// nothing is rounded afterwards, and in the place of the variance stands the sum of squared
-// deviations: what is merged with other ranks' moments.
-template <class T>
-void column_moments(Stream stream, int64_t rows, int64_t channels, const float* x, T* mean,
-                    T* spread) {
+// moments: mean and var, f32 [channels] each, or a finish; var is biased (divided by rows). Per
+// chunk the mean, then the squared deviations from it; chunks, then groups are merged in double
+// (Chan, Golub & LeVeque 1983). In f64 nothing is rounded afterwards, and in the place of the
+// variance stands the sum of squared deviations: what is merged with other ranks' moments.
+template <class... Moments>
+void column_moments(Stream stream, int64_t rows, int64_t channels, const float* x,
+                    Moments... moments) {
   if (channels == 0) return;
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows;
   Tensor partial = Tensor::empty({chunks, 2, channels}, DType::f32);
@@ -129,11 +131,11 @@ void column_moments(Stream stream, int64_t rows, int64_t channels, const float* 
   if (stream.on_gpu) {
     const Tensor groups = Tensor::empty({kernel::groups_of(rows), 2, channels}, DType::f64);
     return kernel::device_column_moments(stream, rows, channels, x, partial.data<float>(),
-                                         static_cast<double*>(groups.raw()), mean, spread);
+                                         static_cast<double*>(groups.raw()), moments...);
   }
 #endif
   (void)stream;
-  kernel::host_column_moments(rows, channels, x, partial.data<float>(), mean, spread);
+  kernel::host_column_moments(rows, channels, x, partial.data<float>(), moments...);
 }
 
 // For each output pixel and channel: state = f.start(); state = f(state, x, tap) over the window's

@@ -24,34 +24,6 @@ constexpr int32_t none_of_them = std::numeric_limits<int32_t>::max();
 
 namespace kernel {
 
-// A tuple of at least one that a launch can copy byte by byte; nothing in it is padding.
-template <class First, class... Rest>
-struct Pack {
-  First first;
-  Pack<Rest...> rest;
-};
-template <class Last>
-struct Pack<Last> {
-  Last first;
-};
-template <class Last>
-Pack<Last> packed(Last last) {
-  return {last};
-}
-template <class First, class... Rest>
-Pack<First, Rest...> packed(First first, Rest... rest) {
-  return {first, packed(rest...)};
-}
-// Calls use() with what is in the pack.
-template <class Use, class Last, class... Done>
-void unpack(const Use& use, const Pack<Last>& pack, const Done&... done) {
-  use(done..., pack.first);
-}
-template <class Use, class First, class Second, class... Rest, class... Done>
-void unpack(const Use& use, const Pack<First, Second, Rest...>& pack, const Done&... done) {
-  unpack(use, pack.rest, done..., pack.first);
-}
-
 template <class F, class... Operands>
 struct Segment {
   int64_t n;
@@ -76,16 +48,6 @@ struct Integer {
 
 #ifdef QT_DEVICE_CODE
 constexpr int segment_blocks = 32;  // of one segment, at most
-
-template <class Use, class Last, class... Done>
-__device__ void unpack_here(const Use& use, const Pack<Last>& pack, const Done&... done) {
-  use(done..., pack.first);
-}
-template <class Use, class First, class Second, class... Rest, class... Done>
-__device__ void unpack_here(const Use& use, const Pack<First, Second, Rest...>& pack,
-                            const Done&... done) {
-  unpack_here(use, pack.rest, done..., pack.first);
-}
 
 template <class F, class... Operands>
 __global__ void __launch_bounds__(block_threads)

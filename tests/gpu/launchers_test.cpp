@@ -212,6 +212,45 @@ TEST_F(Launchers, SumColumns) {
   });
 }
 
+// What depends on all results, on the channel, and on a number for all.
+struct FinishThree {
+  QT_HD Values<2> operator()(float a, float b, float c, float of_channel, float of_all) const {
+    return {{a * of_channel - c, b / of_all}};
+  }
+};
+struct FinishTwo {
+  QT_HD Values<2> operator()(float a, float b, float of_channel, float of_all) const {
+    return {{a * of_channel, b / of_all}};
+  }
+};
+// f with what `with` holds, [channels] and then one number; to f32 and bf16.
+template <class F>
+auto finish_by(F f, const Tensor& with, Tensor& reals, Tensor& rounded) {
+  const float* const numbers = with.data<float>();
+  return finish(f, in(numbers), scalar(numbers + with.elements() - 1), out(reals.data<float>()),
+                out(rounded.data<BFloat16>()));
+}
+
+void expect_finished_columns(int64_t rows, int64_t channels, const Tensor& x) {
+  expect_same_on_gpu({x, numbers({channels}, 2), numbers({channels + 1}, 3)},
+                     {unwritten({channels}), unwritten({channels}, DType::bf16),
+                      unwritten({channels}), unwritten({channels}, DType::bf16)},
+                     [=](Stream stream, const Tensors& from, Tensors y) {
+                       sum_columns<3>(stream, rows, channels, ThreeSums{},
+                                      finish_by(FinishThree{}, from[2], y[0], y[1]),
+                                      in(from[0].data<float>()),
+                                      per_channel(from[1].data<float>()));
+                       column_moments(stream, rows, channels, from[0].data<float>(),
+                                      finish_by(FinishTwo{}, from[2], y[2], y[3]));
+                     });
+}
+
+TEST_F(Launchers, FinishColumns) {
+  on_all(all_extents(), [](int64_t rows, int64_t channels) {
+    expect_finished_columns(rows, channels, numbers({rows, channels}, 1));
+  });
+}
+
 // ---- packets ----
 
 TEST_F(Launchers, PacketsAreMadeWhereAddressesAndExtentsAllow) {
@@ -352,6 +391,12 @@ TEST_F(Launchers, SumsAndMomentsOfManyRows) {
                      });
 }
 
+TEST_F(Launchers, FinishColumnsOfManyRows) {
+  if (build != Build::plain) GTEST_SKIP() << "takes long under a sanitizer";
+  for (const int64_t rows : {group_rows, 2 * group_rows + 5 * chunk_rows + 5, 18 * group_rows})
+    expect_finished_columns(rows, 37, with_chunks_of_many_sizes(numbers({rows, 37}, 1)));
+}
+
 struct TwoRowSums {
   QT_HD Values<2> operator()(float x, float row, int32_t column) const {
     return {{x * row, x * float(column % 3)}};
@@ -364,6 +409,31 @@ TEST_F(Launchers, SumRows) {
                        [=](Stream stream, const Tensors& x, Tensors y) {
                          sum_rows<2>(stream, rows, channels, TwoRowSums{}, y[0].data<float>(),
                                      in(x[0].data<float>()), per_row(x[1].data<float>()), Column{});
+                       });
+  });
+}
+
+// An element each to two outputs, and two sums.
+struct StoredAndSummed {
+  QT_HD Values<4> operator()(float x, float row) const {
+    return {{x * row, x - row, x, x * x * row}};
+  }
+};
+
+TEST_F(Launchers, SumRowsOfWhatIsAlsoStored) {
+  on_all(row_extents(), [](int64_t rows, int64_t channels) {
+    expect_same_on_gpu({numbers({rows, channels}, 1), numbers({rows}, 2), numbers({rows + 1}, 3)},
+                       {unwritten({2, rows}), unwritten({rows, channels}),
+                        unwritten({rows, channels}, DType::bf16), unwritten({rows}),
+                        unwritten({rows}, DType::bf16), unwritten({rows, channels})},
+                       [=](Stream stream, const Tensors& x, Tensors y) {
+                         sum_rows<2>(stream, rows, channels, StoredAndSummed{}, y[0].data<float>(),
+                                     in(x[0].data<float>()), per_row(x[1].data<float>()),
+                                     out(y[1].data<float>()), out(y[2].data<BFloat16>()));
+                         sum_rows<3>(stream, rows, channels, StoredAndSummed{},
+                                     finish_by(FinishThree{}, x[2], y[3], y[4]),
+                                     in(x[0].data<float>()), per_row(x[1].data<float>()),
+                                     out(y[5].data<float>()));
                        });
   });
 }

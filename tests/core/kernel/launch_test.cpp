@@ -310,6 +310,73 @@ TEST(SumRows, AddsInTheDocumentedOrder) {
   });
 }
 
+struct StoredAndSummed {
+  QT_HD Values<3> operator()(float x, float row) const { return {{x - row, x * row, x}}; }
+};
+struct ValueAlone {
+  QT_HD float operator()(float x, float row) const { return x - row; }
+};
+struct SumsAlone {
+  QT_HD Values<2> operator()(float x, float row) const { return {{x * row, x}}; }
+};
+
+TEST(SumRows, StoresWhatIsBeforeTheSums) {
+  on_all_extents_and_threads([](int64_t rows, int64_t channels) {
+    const Tensor x = floats({rows, channels}, 1), r = floats({rows}, 2);
+    Tensor sums = unwritten({2, rows}), y = unwritten({rows, channels}),
+           sums_alone = unwritten({2, rows}), y_alone = unwritten({rows, channels});
+    const auto from = in(x.data<float>());
+    const auto by = per_row(r.data<float>());
+    sum_rows<2>(current_stream(), rows, channels, StoredAndSummed{}, sums.data<float>(), from, by,
+                out(y.data<float>()));
+    sum_rows<2>(current_stream(), rows, channels, SumsAlone{}, sums_alone.data<float>(), from, by);
+    map(current_stream(), rows, channels, ValueAlone{}, from, by, out(y_alone.data<float>()));
+    expect_same(sums, sums_alone.to_vector<float>());
+    expect_same(y, y_alone.to_vector<float>());
+  });
+}
+
+// A finish gets the very results that would have been stored, in their order.
+struct Together {
+  QT_HD Values<2> operator()(float a, float b, float of_channel) const {
+    return {{a * of_channel - b, b}};
+  }
+};
+template <class Reduce>
+void expect_finished(int64_t n, Reduce reduce) {
+  const Tensor with = floats({n}, 5);
+  Tensor results = unwritten({2, n}), first = unwritten({n}), second = unwritten({n}),
+         wanted_first = unwritten({n}), wanted_second = unwritten({n});
+  reduce(results.data<float>());
+  map(current_stream(), 1, n, Together{}, in(std::as_const(results).data<float>()),
+      in(std::as_const(results).data<float>() + n), in(with.data<float>()),
+      out(wanted_first.data<float>()), out(wanted_second.data<float>()));
+  reduce(finish(Together{}, in(with.data<float>()), out(first.data<float>()),
+                out(second.data<float>())));
+  expect_same(first, wanted_first.to_vector<float>());
+  expect_same(second, wanted_second.to_vector<float>());
+}
+
+TEST(Finish, GetsTheResultsOfEveryReduction) {
+  on_all_extents_and_threads([](int64_t rows, int64_t channels) {
+    const Tensor x = floats({rows, channels}, 1), r = floats({rows}, 2);
+    const auto from = in(x.data<float>());
+    expect_finished(rows, [&](auto to) {
+      sum_rows<2>(current_stream(), rows, channels, SumsAlone{}, to, from,
+                  per_row(r.data<float>()));
+    });
+    expect_finished(channels, [&](auto to) {
+      sum_columns<2>(current_stream(), rows, channels, SumsAlone{}, to, from, constant(3.0f));
+    });
+    expect_finished(channels, [&](auto to) {
+      if constexpr (std::is_pointer_v<decltype(to)>)
+        column_moments(current_stream(), rows, channels, x.data<float>(), to, to + channels);
+      else
+        column_moments(current_stream(), rows, channels, x.data<float>(), to);
+    });
+  });
+}
+
 struct Negative {
   QT_HD float operator()(float x) const { return -x; }
 };
