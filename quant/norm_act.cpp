@@ -15,15 +15,16 @@ namespace fused {
 namespace {
 
 // From statistics in raw units (batch) or real units (running): live, b, m, mean and rstd in raw
-// units; of a batch the running statistics too.
+// units; of a batch also slope and shift of v over standardized values, and the running statistics.
 struct FromBatch {
   float eps, momentum, unbiased;  // unbiased: n / (n - 1)
-  QT_HD Values<7> operator()(float mean, float var, float scale, float gamma, float beta,
+  QT_HD Values<9> operator()(float mean, float var, float scale, float gamma, float beta,
                              float running_mean, float running_var, float step) const {
     const double s = scale, real_mean = s * mean, real_var = s * s * var;
     const FoldedConstants k = fold_constants(s, gamma, beta, real_mean, real_var, eps, step);
     const float rstd = float(s / sqrt(real_var + double(eps)));
-    return {{k.live, k.b, k.m, mean, rstd,
+    return {{k.live, k.b, k.m, mean, rstd, float(double(gamma) / double(step)),
+             float(double(beta) / double(step)),
              float(running_mean + double(momentum) * (real_mean - running_mean)),
              float(running_var + double(momentum) * (real_var * unbiased - running_var))}};
   }
@@ -55,6 +56,20 @@ struct Reciprocal {
 
 struct Itself {
   QT_HD Values<1> operator()(float x) const { return {{x}}; }
+};
+
+// As ApplyGradient: dy = slope g - k1 - x k2, and the residual's g r.
+struct ApplyKept {
+  QT_HD float operator()(float dout, float kept, float unit, float slope, float k1,
+                         float k2) const {
+    const float g = passed(kept) ? dout * unit : 0.0f;
+    return slope * g - k1 - standardized(kept) * k2;
+  }
+  QT_HD Values<2> operator()(float dout, float kept, float unit, float slope, float k1, float k2,
+                             float r) const {
+    const float g = passed(kept) ? dout * unit : 0.0f;
+    return {{slope * g - k1 - standardized(kept) * k2, g * r}};
+  }
 };
 
 Tensor rounded(const Shape& shape, const std::vector<double>& values) {
@@ -114,7 +129,8 @@ ChannelConstants from_batch(const NormAct& args, const Tensor& y, const Tensor& 
     throw ConfigError(args.name + ": batch statistics need more than one value per channel, got " +
                       y.shape().text() + ": a larger batch is needed");
   const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
-  ChannelConstants k{vector(), vector(), vector(), vector(), vector(), true, all.rows, ranks};
+  ChannelConstants k{vector(), vector(), vector(), vector(), vector(),
+                     vector(), vector(), true,     all.rows, ranks};
   Tensor running_mean = vector(), running_var = vector();
   const auto constants = [&](auto compute) {
     compute(FromBatch{norm.eps, norm.momentum, float(double(all.rows) / double(all.rows - 1))},
@@ -123,7 +139,8 @@ ChannelConstants from_batch(const NormAct& args, const Tensor& y, const Tensor& 
             in(std::as_const(norm.running_mean).data<float>()),
             in(std::as_const(norm.running_var).data<float>()), scalar(step.data<float>()),
             out(k.live.data<float>()), out(k.b.data<float>()), out(k.m.data<float>()),
-            out(k.mean.data<float>()), out(k.rstd.data<float>()), out(running_mean.data<float>()),
+            out(k.mean.data<float>()), out(k.rstd.data<float>()), out(k.slope.data<float>()),
+            out(k.shift.data<float>()), out(running_mean.data<float>()),
             out(running_var.data<float>()));
   };
   if (ranks)
@@ -151,7 +168,7 @@ ChannelConstants channel_constants(const NormAct& args, const Tensor& step, cons
     k = from_batch(args, y, scale, step, pass.synchronize);
   } else {
     const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
-    k = {vector(), vector(), vector(), vector(), vector(), false, y.rows(), nullptr};
+    k = {vector(), vector(), vector(), vector(), vector(), {}, {}, false, y.rows(), nullptr};
     const auto compute = [&](auto f, auto... operands) {
       map(current_stream(), 1, channels, f, in(scale.data<float>()), operands...,
           scalar(step.data<float>()), out(k.live.data<float>()), out(k.b.data<float>()),
@@ -198,6 +215,27 @@ void add_gradients(const NormAct& args, const Var& step, const ReducedGradient& 
   sum_rows<1>(current_stream(), 1, reduced.dstep.elements(), Itself{}, dstep.data<float>(),
               in(reduced.dstep.data<float>()));
   step.add_grad(dstep);
+}
+
+void apply_kept(const Tensor& kept, const Tensor& apply, const Tensor& dout, Scalar<float> unit,
+                const Tensor& factor, Tensor& dy, Tensor& dresidual) {
+  const int64_t channels = kept.channels();
+  const float* const constants = apply.data<float>();
+  const auto run = [&](auto... operands_and_outputs) {
+    map(current_stream(), kept.rows(), channels, ApplyKept{}, operands_and_outputs...);
+  };
+  with_elements(dout, [&](const auto* d) {
+    with_elements(dy, [&](auto* to_dy) {
+      const auto with = [&](auto... rest) {
+        run(in(d), in(kept.data<Kept>()), unit, per_channel(constants),
+            per_channel(constants + channels), per_channel(constants + 2 * channels), rest...);
+      };
+      if (!dresidual.defined()) return with(out(to_dy));
+      with_elements(dresidual, [&](auto* to_dresidual) {
+        with(scalar(factor.data<float>()), out(to_dy), out(to_dresidual));
+      });
+    });
+  });
 }
 
 }  // namespace fused

@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "core/kernel/elements.h"
+#include "core/ops/saved.h"
+#include "quant/kept.h"
 #include "quant/norm_act.h"
 
 namespace qt {
@@ -83,10 +85,61 @@ struct ApplyGradient {
   }
 };
 
+// v as backward sees it.
+QT_HD inline float seen(float kept, float slope, float shift) {
+  return standardized(kept) * slope + shift;
+}
+
+// The same, and what backward reads of it. unit: the step of reals, 1 for codes. Where the rounding
+// of x would change the code that v has, and so the step's gradient by a whole step, the next
+// number on the other side of x is kept.
+template <class Rule>
+struct EmitAndKeep {
+  Rule rule;
+  // again(kept): v as backward will see it.
+  template <class Again>
+  QT_HD Values<2> at(float v, float x, float slope, float unit, const Again& again) const {
+    const float code = rule.code(v);
+    const bool passes = rule.passes(v);
+    float k = kept(x, passes);
+    if constexpr (Rule::codes) {
+      const float excess = again(k) - code;
+      k = passes && fabsf(excess) > 0.5f ? next_kept(k, excess, slope) : k;
+    }
+    return {{code * unit, k}};
+  }
+  QT_HD Values<2> operator()(float y, float live, float b, float m, float mean, float rstd,
+                             float slope, float shift, float unit) const {
+    return at(normalized(y, live, b, m), (y - mean) * rstd, slope, unit,
+              [=](float k) { return seen(k, slope, shift); });
+  }
+  QT_HD Values<2> operator()(float y, float live, float b, float m, float mean, float rstd,
+                             float slope, float shift, float unit, float q, float r) const {
+    const float skip = q * r;
+    return at(normalized(y, live, b, m) + skip, (y - mean) * rstd, slope, unit,
+              [=](float k) { return seen(k, slope, shift) + skip; });
+  }
+};
+// As ReduceGradient, of what was kept: g, g x, step gradient, with v = x slope + shift.
+template <class Rule>
+struct ReduceKept {
+  Rule rule;
+  QT_HD Values<3> at(float v, float dout, float kept, float unit) const {
+    const float dcode = dout * unit, g = passed(kept) ? dcode : 0.0f;
+    return {{g, g * standardized(kept), dcode * rule.step_gradient(v, passed(kept))}};
+  }
+  QT_HD Values<3> operator()(float dout, float kept, float slope, float shift, float unit) const {
+    return at(seen(kept, slope, shift), dout, kept, unit);
+  }
+  QT_HD Values<3> operator()(float dout, float kept, float slope, float shift, float unit, float q,
+                             float r) const {
+    return at(seen(kept, slope, shift) + q * r, dout, kept, unit);
+  }
+};
 // Everything per channel that forward computes and backward needs; f32 [C] each, mean and rstd in
-// raw units.
+// raw units. Of batch statistics: v = slope x + shift of standardized values x, without a residual.
 struct ChannelConstants {
-  Tensor live, b, m, mean, rstd;
+  Tensor live, b, m, mean, rstd, slope, shift;
   bool batch_statistics = false;
   // Of the statistics: rows over all ranks, and who shares them (null: this rank alone).
   int64_t rows = 0;
@@ -104,12 +157,14 @@ Tensor residual_factor(const Tensor& residual, const Tensor& step);
 struct FinishReduction {
   float rows;
   bool batch_statistics;
+  bool standardized;  // gy and all_gy are sums of g x
   float step_factor;
   QT_HD Values<6> operator()(float g, float gy, float steps, float all_g, float all_gy, float live,
                              float m, float rstd, float step) const {
     const float slope = live * m, n = batch_statistics ? rows : INFINITY;
-    return {{gy * rstd / step, g / step, steps / step * step_factor, slope, slope * all_g / n,
-             slope * (rstd * rstd) * all_gy / n}};
+    const float by = standardized ? 1.0f : rstd;
+    return {{gy * by / step, g / step, steps / step * step_factor, slope, slope * all_g / n,
+             slope * (by * by) * all_gy / n}};
   }
   QT_HD Values<6> operator()(float g, float gy, float steps, float live, float m, float rstd,
                              float step) const {
@@ -127,36 +182,58 @@ Tensor shared_sums(const NormAct& args, const ChannelConstants& constants, const
 // quant/norm_act.cpp: gradients of gamma, beta and step added to their Vars.
 void add_gradients(const NormAct& args, const Var& step, const ReducedGradient& reduced);
 
+// The unit of what is emitted, in v's: 1 for codes.
+template <class Rule>
+Scalar<float> unit_of(const Emission<Rule>& to) {
+  return to.emit_codes || !to.step.defined()
+             ? constant(1.0f)
+             : scalar(std::as_const(to.step.value()).template data<float>());
+}
+
+// kept: u16 of y's shape, filled for backward; undefined where backward reads y.
 template <class Rule, class... Residual>
 Tensor emit(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
-            const Tensor& step, Residual... residual) {
+            const Tensor& step, Tensor& kept, Residual... residual) {
   const int64_t rows = y.rows(), channels = y.channels();
+  const auto from = in(y.data<float>());
   const auto live = per_channel(std::as_const(k.live).data<float>()),
-             b = per_channel(std::as_const(k.b).data<float>());
-  const auto m = per_channel(std::as_const(k.m).data<float>());
-  if (to.emit_codes) {
-    Tensor codes = Tensor::empty(y.shape(), DType::i8);
-    map(current_stream(), rows, channels, EmitCode<Rule>{to.rule}, in(y.data<float>()), live, b, m,
-        residual..., out(codes.data<int8_t>()));
-    return codes.with_scale(step, int(to.rule.lo), int(to.rule.hi));
-  }
+             b = per_channel(std::as_const(k.b).data<float>()),
+             m = per_channel(std::as_const(k.m).data<float>());
+  const auto run = [&](auto emit_only, auto to_result, auto... units) {
+    if (kept.defined())
+      map(current_stream(), rows, channels, EmitAndKeep<Rule>{to.rule}, from, live, b, m,
+          per_channel(k.mean.data<float>()), per_channel(k.rstd.data<float>()),
+          per_channel(k.slope.data<float>()), per_channel(k.shift.data<float>()), unit_of(to),
+          residual..., to_result, out(kept.data<Kept>()));
+    else
+      map(current_stream(), rows, channels, emit_only, from, live, b, m, units..., residual...,
+          to_result);
+  };
+  if constexpr (Rule::codes)
+    if (to.emit_codes) {
+      Tensor codes = Tensor::empty(y.shape(), DType::i8);
+      run(EmitCode<Rule>{to.rule}, out(codes.data<int8_t>()));
+      return codes.with_scale(step, int(to.rule.lo), int(to.rule.hi));
+    }
   Tensor reals = Tensor::empty(y.shape(), DType::f32);
-  map(current_stream(), rows, channels, EmitReal<Rule>{to.rule}, in(y.data<float>()), live, b, m,
-      scalar(step.data<float>()), residual..., out(reals.data<float>()));
+  run(EmitReal<Rule>{to.rule}, out(reals.data<float>()), scalar(step.data<float>()));
   return reals;
 }
 
-// use(operands...): what both backward passes read of each element before the residual.
-template <class Rule, class Use>
-void with_gradient_operands(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
-                            const Tensor& dout, const Use& use) {
-  const auto unit = to.emit_codes || !to.step.defined()
-                        ? constant(1.0f)
-                        : scalar(std::as_const(to.step.value()).template data<float>());
+// use(functor, operands...): how the three sums come from what was saved, y or what was kept.
+template <class Rule, class Use, class... Residual>
+void with_reduction(const Emission<Rule>& to, const Tensor& saved, const ChannelConstants& k,
+                    const Tensor& dout, const Use& use, Residual... residual) {
+  const auto unit = unit_of(to);
   with_elements(dout, [&](const auto* d) {
-    use(in(d), in(y.data<float>()), per_channel(k.live.data<float>()),
-        per_channel(k.b.data<float>()), per_channel(k.m.data<float>()),
-        per_channel(k.mean.data<float>()), unit);
+    if (saved.dtype() == DType::u16)
+      use(ReduceKept<Rule>{to.rule}, in(d), in(saved.data<Kept>()),
+          per_channel(k.slope.data<float>()), per_channel(k.shift.data<float>()), unit,
+          residual...);
+    else
+      use(ReduceGradient<Rule>{to.rule}, in(d), in(saved.data<float>()),
+          per_channel(k.live.data<float>()), per_channel(k.b.data<float>()),
+          per_channel(k.m.data<float>()), per_channel(k.mean.data<float>()), unit, residual...);
   });
 }
 
@@ -164,27 +241,27 @@ void with_gradient_operands(const Emission<Rule>& to, const Tensor& y, const Cha
 // statistics their f64 sums meet in between: one rank brings them to the sum of gradients, whole,
 // and the others nothing, so that they are rounded as those of a single rank.
 template <class Rule, class... Residual>
-ReducedGradient reduced_gradient(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
+ReducedGradient reduced_gradient(const NormAct& args, const Emission<Rule>& to, const Tensor& saved,
                                  const ChannelConstants& k, const Tensor& dout,
                                  Residual... residual) {
-  const int64_t rows = y.rows(), channels = y.channels();
+  const int64_t rows = saved.rows(), channels = saved.channels();
   const auto vector = [&] { return Tensor::empty({channels}, DType::f32); };
   ReducedGradient r{vector(), vector(), vector(), Tensor::empty({3, channels}, DType::f32)};
   const float factor = Rule::codes ? 1.0f / sqrtf(to.step_count * to.rule.hi) : 0.0f;
   float* const slope = r.apply.data<float>();
   const auto finished = [&](auto compute) {
-    compute(FinishReduction{float(k.rows), k.batch_statistics, factor}, in(k.live.data<float>()),
-            in(k.m.data<float>()), in(k.rstd.data<float>()),
+    compute(FinishReduction{float(k.rows), k.batch_statistics, saved.dtype() == DType::u16, factor},
+            in(k.live.data<float>()), in(k.m.data<float>()), in(k.rstd.data<float>()),
             to.step.defined() ? scalar(std::as_const(to.step.value()).template data<float>())
                               : constant(1.0f),
             out(r.dgamma.data<float>()), out(r.dbeta.data<float>()), out(r.dstep.data<float>()),
             out(slope), out(slope + channels), out(slope + 2 * channels));
   };
   const auto reduce = [&](auto sums) {
-    with_gradient_operands(to, y, k, dout, [&](auto... o) {
-      sum_columns<3>(current_stream(), rows, channels, ReduceGradient<Rule>{to.rule}, sums, o...,
-                     residual...);
-    });
+    const auto add = [&](auto f, auto... operands) {
+      sum_columns<3>(current_stream(), rows, channels, f, sums, operands...);
+    };
+    with_reduction(to, saved, k, dout, add, residual...);
   };
   if (!k.ranks) {
     finished([&](auto f, auto... operands) { reduce(finish(f, operands...)); });
@@ -202,31 +279,53 @@ ReducedGradient reduced_gradient(const NormAct& args, const Emission<Rule>& to, 
   return r;
 }
 
+// use(functor, operands...): how dy and the residual's gradient come from y. apply: the constants,
+// [3, C].
+template <class Rule, class Use, class... Residual>
+void with_application(const Emission<Rule>& to, const Tensor& y, const ChannelConstants& k,
+                      const Tensor& apply, const Tensor& dout, const Use& use,
+                      Residual... residual) {
+  const float* const constants = apply.data<float>();
+  const int64_t channels = y.channels();
+  with_elements(dout, [&](const auto* d) {
+    use(ApplyGradient<Rule>{to.rule}, in(d), in(y.data<float>()), per_channel(k.live.data<float>()),
+        per_channel(k.b.data<float>()), per_channel(k.m.data<float>()),
+        per_channel(k.mean.data<float>()), unit_of(to), per_channel(constants),
+        per_channel(constants + channels), per_channel(constants + 2 * channels), residual...);
+  });
+}
+
+// quant/norm_act.cpp: the same of what was kept, for any rule; dresidual and its factor are
+// undefined where there is no residual.
+void apply_kept(const Tensor& kept, const Tensor& apply, const Tensor& dout, Scalar<float> unit,
+                const Tensor& factor, Tensor& dy, Tensor& dresidual);
+
 // The gradient of y, and of the residual where there is one, in the types they may be given in.
 template <class Rule, class... Residual>
-void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& y,
-               const ChannelConstants& k, const Tensor& dout, Residual... residual) {
-  const int64_t rows = y.rows(), channels = y.channels();
-  const ReducedGradient reduced = reduced_gradient(args, to, y, k, dout, residual...);
+void push_back(const NormAct& args, const Emission<Rule>& to, const Tensor& saved,
+               const ChannelConstants& k, const Tensor& factor, const Tensor& dout,
+               Residual... residual) {
+  const int64_t rows = saved.rows(), channels = saved.channels();
+  const ReducedGradient reduced = reduced_gradient(args, to, saved, k, dout, residual...);
   add_gradients(args, to.step, reduced);
-  const float* const slope = reduced.apply.data<float>();
-  Tensor dy = Tensor::empty(y.shape(), args.y.gradient_type());
-  with_gradient_operands(to, y, k, dout, [&](auto... o) {
+  Tensor dy = Tensor::empty(saved.shape(), args.y.gradient_type()), dresidual;
+  if (factor.defined()) dresidual = Tensor::empty(saved.shape(), args.residual.gradient_type());
+  const auto apply = [&](auto f, auto... operands) {
     const auto run = [&](auto... outputs) {
-      map(current_stream(), rows, channels, ApplyGradient<Rule>{to.rule}, o..., per_channel(slope),
-          per_channel(slope + channels), per_channel(slope + 2 * channels), residual...,
-          outputs...);
+      map(current_stream(), rows, channels, f, operands..., outputs...);
     };
-    if constexpr (sizeof...(Residual) > 0) {
-      Tensor dresidual = Tensor::empty(y.shape(), args.residual.gradient_type());
-      with_elements(dy, [&](auto* to_dy) {
+    with_elements(dy, [&](auto* to_dy) {
+      if constexpr (sizeof...(Residual) > 0)
         with_elements(dresidual, [&](auto* to_dresidual) { run(out(to_dy), out(to_dresidual)); });
-      });
-      args.residual.add_grad(dresidual);
-    } else {
-      with_elements(dy, [&](auto* to_dy) { run(out(to_dy)); });
-    }
-  });
+      else
+        run(out(to_dy));
+    });
+  };
+  if (saved.dtype() == DType::u16)
+    apply_kept(saved, reduced.apply, dout, unit_of(to), factor, dy, dresidual);
+  else
+    with_application(to, saved, k, reduced.apply, dout, apply, residual...);
+  if (dresidual.defined()) args.residual.add_grad(dresidual);
   args.y.add_grad(dy);
 }
 
@@ -253,17 +352,22 @@ Var fused_norm_act(const NormAct& args, const Emission<Rule>& to, const Pass& pa
   const Tensor step = to.step.defined() ? to.step.value() : fused::one();
   const fused::ChannelConstants constants = fused::channel_constants(args, step, pass);
   const Tensor factor = fused::residual_factor(residual, step);
-  Tensor result;
+  const bool keeps = pass.keep_16_bits && pass.training && constants.batch_statistics &&
+                     constants.rows < most_rows_kept;
+  Tensor result, kept = keeps ? Tensor::empty(y.shape(), DType::u16) : Tensor();
   fused::with_residual(residual, factor, [&](auto... operands) {
-    result = fused::emit(to, y, constants, step, operands...);
+    result = fused::emit(to, y, constants, step, kept, operands...);
   });
   std::vector<Var> inputs{args.y, args.residual, to.step};
   if (args.norm) inputs.insert(inputs.end(), {args.norm->gamma.var, args.norm->beta.var});
-  Var emitted = record(result, std::move(inputs), [=](const Tensor& dout) {
+  NormAct slots = args;
+  slots.y = slot_of(args.y), slots.residual = slot_of(args.residual);
+  const auto backward = [=, saved = keeps ? kept : y](const Tensor& dout) {
     fused::with_residual(residual, factor, [&](auto... operands) {
-      fused::push_back(args, to, y, constants, dout, operands...);
+      fused::push_back(slots, to, saved, constants, factor, dout, operands...);
     });
-  });
+  };
+  Var emitted = record(result, std::move(inputs), backward);
   emitted.set_gradient_type(current_library().data_gradient_type(pass.backward));
   return emitted;
 }

@@ -55,6 +55,9 @@ struct Pass {
   bool steps_follow = true;  // while training: quantizers that follow what they see (minmax) do so
   Precision float_forward = Precision::f32;  // of convolutions where mode is float32
   Precision backward = Precision::f32;
+  // What backward reads of values that were standardized over the batch: 16 bits each instead of
+  // the convolution's sums in f32 (quant/kept.h).
+  bool keep_16_bits = false;
   Health* health = nullptr;
   Observer* observer = nullptr;
   // Where set, batch statistics are those of all ranks' parts of the batch together.

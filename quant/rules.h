@@ -11,7 +11,8 @@ namespace qt {
 // bounds), and says what its gradient is:
 //   code(v)           the number stored
 //   passes(v)         whether the gradient goes through to v (straight-through estimate)
-//   step_gradient(v)  d(code * step) / d step, by the rule's own estimate
+//   step_gradient(v)  d(code * step) / d step, by the rule's own estimate; with what passes() said,
+//                     where v is no longer exact
 // Comparisons, not fminf and fmaxf: they vectorize, and they fix what a NaN becomes (lo).
 
 // Uniform codes lo..hi; the step gradient is LSQ's (Esser et al. 2020, eq. 3).
@@ -28,6 +29,10 @@ struct UniformCode {
     const float inside = rintf(v) - v, below = v > lo ? inside : lo;
     return v < hi ? below : hi;
   }
+  QT_HD float step_gradient(float v, bool passes) const {
+    const float inside = rintf(v) - v, outside = v > 0.5f * (lo + hi) ? hi : lo;
+    return passes ? inside : outside;
+  }
 };
 
 // Real numbers kept within bounds: [0, inf] is ReLU.
@@ -40,6 +45,7 @@ struct Bounded {
   }
   QT_HD bool passes(float v) const { return v > lo && v < hi; }
   QT_HD float step_gradient(float) const { return 0.0f; }
+  QT_HD float step_gradient(float, bool) const { return 0.0f; }
 };
 
 }  // namespace qt

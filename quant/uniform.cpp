@@ -4,6 +4,7 @@
 
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "core/kernel/elements.h"
 #include "core/kernel/launch.h"
@@ -132,21 +133,21 @@ void with_step(const Tensor& step, Use use) {
     use(scalar(step.data<float>()));
 }
 
-// The gradient of the step, from the row sums that sum() gives: it calls sum_rows with where they
-// go, a finish where each row has its step.
-template <class Sum>
+// The gradient of the step that `By` gives to each row, or to all: sum(to) calls sum_rows with
+// where the row sums go, a finish where each row has its step.
+template <class By, class Sum>
 Tensor step_gradient(int64_t rows, const Tensor& step, float factor, Sum sum) {
   Tensor gradient = Tensor::empty(step.shape(), DType::f32);
   const auto to_gradient =
       finish(FinishStep{factor}, in(step.data<float>()), out(gradient.data<float>()));
-  if (step.elements() > 1) {
+  if constexpr (std::is_same_v<By, PerRow<float>>) {
     sum(to_gradient);
-    return gradient;
+  } else {
+    Tensor row_sums = Tensor::empty({rows}, DType::f32);
+    sum(row_sums.data<float>());
+    sum_rows<1>(current_stream(), 1, rows, Itself{}, to_gradient,
+                in(std::as_const(row_sums).data<float>()));
   }
-  Tensor row_sums = Tensor::empty({rows}, DType::f32);
-  sum(row_sums.data<float>());
-  sum_rows<1>(current_stream(), 1, rows, Itself{}, to_gradient,
-              in(std::as_const(row_sums).data<float>()));
   return gradient;
 }
 
@@ -159,23 +160,23 @@ Var quantize_sums(const Var& x, const Var& step, const UniformCode& rule, float 
   const auto by = scalar(std::as_const(multiplier).data<float>());
   map(current_stream(), sums.rows(), sums.channels(), EncodeSum{rule}, in(sums.data<float>()), by,
       out(codes.data<int8_t>()));
-  return record(codes.with_scale(step.value(), int(rule.lo), int(rule.hi)), {x, step},
-                [=](const Tensor& dout) {
-                  const int64_t rows = sums.rows(), channels = sums.channels();
-                  const auto d = in(dout.data<float>()), v = in(sums.data<float>());
-                  const auto by_multiplier = scalar(multiplier.data<float>());
-                  Tensor dx = Tensor::empty(sums.shape(), DType::f32);
-                  const auto to_dx = out(dx.data<float>());
-                  if (step.wants_grad())
-                    step.add_grad(step_gradient(rows, step.value(), factor, [&](auto to) {
-                      sum_rows<1>(current_stream(), rows, channels, BackSumWithStep{rule}, to, d, v,
-                                  by_multiplier, to_dx);
-                    }));
-                  else
-                    map(current_stream(), rows, channels, BackSum{rule}, d, v, by_multiplier,
-                        to_dx);
-                  x.add_grad(dx);
-                });
+  return record(
+      codes.with_scale(step.value(), int(rule.lo), int(rule.hi)), {x, step},
+      [=](const Tensor& dout) {
+        const int64_t rows = sums.rows(), channels = sums.channels();
+        const auto d = in(dout.data<float>()), v = in(sums.data<float>());
+        const auto by_multiplier = scalar(multiplier.data<float>());
+        Tensor dx = Tensor::empty(sums.shape(), DType::f32);
+        const auto to_dx = out(dx.data<float>());
+        if (step.wants_grad())
+          step.add_grad(step_gradient<Scalar<float>>(rows, step.value(), factor, [&](auto to) {
+            sum_rows<1>(current_stream(), rows, channels, BackSumWithStep{rule}, to, d, v,
+                        by_multiplier, to_dx);
+          }));
+        else
+          map(current_stream(), rows, channels, BackSum{rule}, d, v, by_multiplier, to_dx);
+        x.add_grad(dx);
+      });
 }
 
 }  // namespace
@@ -232,7 +233,7 @@ Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
     const auto to_dx = out(dx.data<float>());
     const auto back = [&](auto d, auto unit, auto by) {
       if (step.wants_grad())
-        step.add_grad(step_gradient(view.rows, s, factor, [&](auto to) {
+        step.add_grad(step_gradient<decltype(by)>(view.rows, s, factor, [&](auto to) {
           sum_rows<1>(current_stream(), view.rows, view.length, BackWithStep{rule}, to, d, v, unit,
                       by, to_dx);
         }));

@@ -225,6 +225,7 @@ Var GpuTraining::forward(const GpuBatch& batch, std::vector<CheckedTensor>& watc
                   .training = true,
                   .float_forward = options_.float_forward,
                   .backward = options_.backward,
+                  .keep_16_bits = options_.keep_16_bits,
                   .health = &health,
                   .synchronize = options_.synchronize,
                   .samples_per_sample = float(share)};

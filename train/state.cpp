@@ -27,6 +27,7 @@ std::string to_json(const TrainState& state) {
   j["library"] = state.library;
   j["isa"] = state.isa;
   j["backward"] = state.backward;
+  j["saved"] = state.saved;
   j["steps_per_epoch"] = state.steps_per_epoch;
   j["training_pictures"] = state.training_pictures;
   j["engines"] = state.engines;
@@ -63,6 +64,7 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
   state.library = fields.text("library");
   if (fields.has("isa")) state.isa = fields.text("isa");
   if (fields.has("backward")) state.backward = fields.text("backward");
+  if (fields.has("saved")) state.saved = fields.text("saved");
   if (fields.has("steps_per_epoch")) state.steps_per_epoch = count("steps_per_epoch");
   if (fields.has("training_pictures")) state.training_pictures = count("training_pictures");
   if (fields.has("engines")) state.engines = fields.texts_by_name("engines");
@@ -102,6 +104,7 @@ std::vector<std::string> differences(const TrainState& checkpoint, const TrainSt
   compare("library", checkpoint.library, run.library, bits);
   compare("instruction set", checkpoint.isa, run.isa, bits);
   compare("precision of backward convolutions", checkpoint.backward, run.backward, bits);
+  compare("train.saved", checkpoint.saved, run.saved, bits);
   compare("number of training pictures", number(checkpoint.training_pictures),
           number(run.training_pictures), course);
   compare("number of steps an epoch", number(checkpoint.steps_per_epoch),

@@ -39,7 +39,9 @@ struct TrainState {
   int64_t seed = 0;
   int threads = 0, world = 1;
   std::string library, config_hash, program_version;
-  std::string isa, backward;  // of the CPU; precision of backward convolutions. "": not known
+  // Of the CPU; precision of backward convolutions; what backward reads of normalized values. "":
+  // not known.
+  std::string isa, backward, saved;
   int64_t steps_per_epoch = 0, training_pictures = 0;  // 0: not known
   std::map<std::string, std::string> engines;          // Library::engine_choices
   std::vector<std::string> phases;                     // of the run, in order; empty: not known

@@ -153,6 +153,7 @@ StepEnd Trainer::run_batches() {
                     .training = true,
                     .float_forward = float_forward_precision(experiment_),
                     .backward = backward_,
+                    .keep_16_bits = state_.saved == "f16",
                     .health = &health_,
                     .synchronize = synchronized(),
                     .samples_per_sample = float(double(batch.global_samples) / double(n))};

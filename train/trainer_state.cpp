@@ -98,6 +98,7 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   state_.program_version = version_number;
   if (!device_->on_gpu()) state_.isa = name_of(cpu_isa());
   state_.backward = name_of(backward_);
+  state_.saved = keeps_16_bits(experiment, device_->on_gpu()) ? "f16" : "f32";
   state_.steps_per_epoch = steps_per_epoch_;
   state_.training_pictures = train_set_->size();
 }
@@ -285,6 +286,7 @@ void Trainer::restore(const LoadedCheckpoint& from) {
   state_.program_version = now.program_version;
   state_.isa = now.isa;
   state_.backward = now.backward;
+  state_.saved = now.saved;
   state_.steps_per_epoch = now.steps_per_epoch;
   state_.training_pictures = now.training_pictures;
 }
@@ -323,6 +325,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
         GpuTrainingOptions{.mode = phase().mode,
                            .float_forward = float_forward_precision(experiment_),
                            .backward = backward_,
+                           .keep_16_bits = state_.saved == "f16",
                            .accumulate = experiment_.train.accumulate,
                            .label_smoothing = experiment_.train.label_smoothing,
                            .say = [this](const std::string& text) { log_->say(text); },

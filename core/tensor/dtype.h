@@ -12,9 +12,9 @@
 
 namespace qt {
 
-// f64 is for sums on their way from one rank to another; no operation takes it and no file holds
-// it.
-enum class DType : uint8_t { f32, bf16, i32, i64, i8, u8, f64 };
+// f64 is for sums on their way from one rank to another, u16 for what only backward reads
+// (quant/kept.h): no operation takes them and no file holds them.
+enum class DType : uint8_t { f32, bf16, i32, i64, i8, u8, f64, u16 };
 
 // bfloat16: the upper half of a float. Conversion from float rounds to nearest, ties to even; NaN
 // stays NaN.
@@ -44,7 +44,8 @@ constexpr size_t size_of(DType type) {
   switch (type) {
     case DType::f32:
     case DType::i32: return 4;
-    case DType::bf16: return 2;
+    case DType::bf16:
+    case DType::u16: return 2;
     case DType::i64:
     case DType::f64: return 8;
     default: return 1;
@@ -59,6 +60,7 @@ constexpr const char* name_of(DType type) {
     case DType::i64: return "i64";
     case DType::i8: return "i8";
     case DType::f64: return "f64";
+    case DType::u16: return "u16";
     default: return "u8";
   }
 }

@@ -5,7 +5,8 @@
 //       NETWORK  resnet18, resnet50, cifar_resnet18, cifar_resnet20
 //       SM       80, 90
 //       TYPE     s8, bf16, tf32, f32
-//       PASS     forward, backward_data, backward_weights, added_data (backward_data, added to what is there)
+//       PASS     forward, backward_data, backward_weights, added_data (backward_data, added to what
+//       is there)
 //
 // Exit code: 0 where each convolution has an engine that the CUDA library would use and that
 // becomes a plan, 1 where one has none, 2 for arguments that mean nothing.
@@ -53,9 +54,9 @@ std::string described(const Sm& sm) {
 ConvolutionRequest requested(const std::string& pass, ProductType type, Conv2dShape shape) {
   if (type == ProductType::i8) shape.c = rounded_up(shape.c, 16);
   const bool accumulate = pass == "added_data";
-  return {pass == "forward"                         ? ConvolutionPass::forward
+  return {pass == "forward"                       ? ConvolutionPass::forward
           : accumulate || pass == "backward_data" ? ConvolutionPass::backward_data
-                                                    : ConvolutionPass::backward_weights,
+                                                  : ConvolutionPass::backward_weights,
           type, shape, accumulate};
 }
 

@@ -107,31 +107,45 @@ TEST_F(EmulatedTrainingByTheCudaLibrary, ConvolvesInThePrecisionsOfTheConfig) {
   EXPECT_EQ(seen["forward"], (std::set<std::string>{"bf16", "f32"}));
 }
 
-// Gradients of bf16 between the layers as well: the first loss has the CPU's bits, the others leave
-// it slowly (two pictures a step, losses around 3), and a replayed run gives the same bits again in
-// another order.
+// Gradients of bf16 between the layers as well: the first loss has the bits of a CPU's that saves
+// 16 bits too, the others leave it slowly (two pictures a step, losses around 3), and a replayed
+// run gives the same bits again in another order.
 TEST_F(EmulatedTrainingByTheCudaLibrary, InBf16FollowsTheCpusLosses) {
-  const Left wanted = run(six_steps(), nullptr, "cpu");
-  std::string text = six_steps();
-  text.replace(text.find("backward: f32"), 13, "backward: bf16");
+  const auto with = [&](const std::string& precisions) {
+    std::string text = six_steps();
+    return text.replace(text.find("backward: f32"), 13, precisions);
+  };
+  const Left wanted = run(with("backward: f32, saved: f16"), nullptr, "cpu");
   std::optional<Left> first;
   for (unsigned seed = 0; seed < 2; ++seed) {
     start(seed);
     emulator::set_order(all_orders[seed], seed);
-    const Left got = run(text, device_with(two_engines(2, 1)), "gpu");
+    const Left got = run(with("backward: bf16"), device_with(two_engines(2, 1)), "gpu");
     EXPECT_TRUE(got.replayed);
     ASSERT_EQ(got.losses.size(), wanted.losses.size());
     EXPECT_EQ(got.losses[0], wanted.losses[0]);
     for (size_t i = 0; i < 6; ++i)
-      EXPECT_NEAR(number_in(got.losses[i]), number_in(wanted.losses[i]), 0.04 * double(i))
+      EXPECT_NEAR(number_in(got.losses[i]), number_in(wanted.losses[i]), 0.06 * double(i))
           << "step " << i + 1;
     EXPECT_FALSE(got.model == wanted.model) << "nothing was rounded";
     // 21 convolutions and a classifier. A kernel costs about 2 us however small it is.
     EXPECT_LE(emulator::last_recorded().kernels, 314u);
-    EXPECT_LE(emulator::last_recorded().nodes, 520u);
+    EXPECT_LE(emulator::last_recorded().nodes, 420u);
     if (first) expect_same(got, *first);
     first = got;
   }
+}
+
+// The 16 bits are those of the CPU: with gradients of f32 nothing else is rounded.
+TEST_F(EmulatedTrainingByTheCudaLibrary, SavesTheCpusSixteenBits) {
+  std::string text = six_steps();
+  text.replace(text.find("backward: f32"), 13, "backward: f32, saved: f16");
+  const Left wanted = run(text, nullptr, "cpu");
+  const Left got = run(text, device_with(two_engines(2, 1)), "gpu");
+  EXPECT_TRUE(got.replayed);
+  EXPECT_EQ(got.losses[0], wanted.losses[0]);
+  for (size_t i = 0; i < 6; ++i)
+    EXPECT_NEAR(number_in(got.losses[i]), number_in(wanted.losses[i]), 1e-3) << "step " << i + 1;
 }
 
 TEST_F(EmulatedTrainingByTheCudaLibrary, AResumedRunTakesTheEnginesOfTheCheckpoint) {

@@ -118,6 +118,7 @@ struct FusedRow {
   Shape shape{3, 5, 4, 17};
   bool training = true, frozen = false, residual = false, sums = true, codes = true;
   bool in_bf16 = false;  // gradients
+  bool kept = false;     // 16 bits for backward
 };
 std::ostream& operator<<(std::ostream& to, const FusedRow& row) { return to << row.name; }
 
@@ -166,7 +167,8 @@ TEST_P(GpuFusedOp, HasTheBitsOfTheCpu) {
     if (row.residual) residual.set_gradient_type(gradients);
     const NormAct args{.name = "unit", .y = input, .norm = &norm, .residual = residual};
     const Pass pass{.mode = row.codes ? ForwardMode::int8 : ForwardMode::fake_quant,
-                    .training = row.training};
+                    .training = row.training,
+                    .keep_16_bits = row.kept};
     const Var out = quantizer->norm_act(args, pass);
     out.set_gradient_type(gradients);
     Tape::current().backward(out, dout);
@@ -196,6 +198,13 @@ INSTANTIATE_TEST_SUITE_P(
                                .shape = {3, 7, 9, 24},
                                .residual = true,
                                .in_bf16 = true},
+                      FusedRow{.name = "Kept", .kept = true},
+                      FusedRow{.name = "KeptOfReals", .sums = false, .codes = false, .kept = true},
+                      FusedRow{.name = "KeptInPackets",
+                               .shape = {3, 7, 9, 24},
+                               .residual = true,
+                               .in_bf16 = true,
+                               .kept = true},
                       FusedRow{.name = "OneChannel", .shape = {2, 9, 9, 1}},
                       FusedRow{.name = "ManyChannels", .shape = {2, 3, 3, 130}, .residual = true}),
     [](const auto& info) { return info.param.name; });

@@ -22,7 +22,7 @@ TEST(TrainState, ComesBackFromJson) {
   state.projections = 11, state.seed = 12, state.threads = 2;
   state.library = "onednn", state.config_hash = "abc", state.program_version = "0.1";
   state.phases = {"float", "qat"};
-  state.isa = "avx2", state.backward = "f32";
+  state.isa = "avx2", state.backward = "f32", state.saved = "f16";
   state.steps_per_epoch = 13, state.training_pictures = 14;
   state.engines = {{"convolution of codes 1x2x2x16 -> 16", "cuDNN 9.19.0 engine 38 (choice 2)"}};
   const TrainState back = state_from_json(to_json(state), "here");
@@ -81,8 +81,8 @@ TEST(TrainState, NamesTheKeyThatIsMissingOrOfAnotherKind) {
     less.erase(key);
     // Not in early checkpoints.
     const std::set<std::string> optional = {
-        "world", "phases",   "engines",         "skipped",
-        "isa",   "backward", "steps_per_epoch", "training_pictures"};
+        "world",    "phases", "engines",         "skipped",          "isa",
+        "backward", "saved",  "steps_per_epoch", "training_pictures"};
     if (optional.contains(key)) continue;
     EXPECT_EQ(refusal_of_state(less.dump()), "here/state.json has no " + name);
   }
@@ -110,12 +110,12 @@ TEST(TrainState, IsRefusedAtEveryTruncationAndSurvivesEveryFlippedByte) {
 TEST(TrainState, NamesWhatIsNotAsInTheRunOfTheCheckpoint) {
   TrainState then = some_state();
   then.world = 2, then.library = "onednn", then.config_hash = "a", then.program_version = "0.1";
-  then.isa = "avx512_bf16", then.backward = "bf16";
+  then.isa = "avx512_bf16", then.backward = "bf16", then.saved = "f16";
   then.steps_per_epoch = 8, then.training_pictures = 128;
   EXPECT_TRUE(differences(then, then).empty());
   TrainState now = then;
   now.world = 1, now.library = "reference", now.config_hash = "b", now.program_version = "0.2";
-  now.isa = "avx2", now.backward = "f32";
+  now.isa = "avx2", now.backward = "f32", now.saved = "f32";
   now.steps_per_epoch = 4, now.training_pictures = 64;
   const std::string bits = ": the last bits may differ",
                     course = ": the run goes on, but not as it would have";
@@ -130,15 +130,18 @@ TEST(TrainState, NamesWhatIsNotAsInTheRunOfTheCheckpoint) {
           "the checkpoint's library is onednn, this run's is reference" + bits,
           "the checkpoint's instruction set is avx512_bf16, this run's is avx2" + bits,
           "the checkpoint's precision of backward convolutions is bf16, this run's is f32" + bits,
+          "the checkpoint's train.saved is f16, this run's is f32" + bits,
           "the checkpoint's number of training pictures is 128, this run's is 64" + course,
           "the checkpoint's number of steps an epoch is 8, this run's is 4" + course));
 }
 
 TEST(TrainState, OfAnEarlyCheckpointNothingIsSaidThatItDoesNotKnow) {
   auto j = nlohmann::json::parse(to_json(some_state()));
-  for (const char* key : {"isa", "backward", "steps_per_epoch", "training_pictures"}) j.erase(key);
+  for (const char* key : {"isa", "backward", "saved", "steps_per_epoch", "training_pictures"})
+    j.erase(key);
   TrainState now = some_state();
-  now.isa = "avx2", now.backward = "f32", now.steps_per_epoch = 4, now.training_pictures = 64;
+  now.isa = "avx2", now.backward = now.saved = "f32", now.steps_per_epoch = 4,
+  now.training_pictures = 64;
   EXPECT_TRUE(differences(state_from_json(j.dump(), "here"), now).empty());
 }
 

@@ -200,6 +200,41 @@ TEST_F(TrainerRun, FloatForwardInBf16IsThatOfTrainingAlone) {
   EXPECT_EQ(trainer.last_evaluation()->images, 20);
 }
 
+// The losses of a run, from its log.
+std::vector<double> losses_in(const RunFolder& run) {
+  std::vector<double> losses;
+  const std::string lines = files::read_all(run.file("metrics.jsonl"));
+  for (size_t at = 0; (at = lines.find("\"train/loss\":", at)) != std::string::npos; ++at)
+    losses.push_back(std::stod(lines.substr(lines.find(':', at) + 1)));
+  return losses;
+}
+
+// 16 bits of what was normalized: the first loss has the same bits, the others stay close, and less
+// memory is taken.
+TEST_F(TrainerRun, SavingSixteenBitsFollowsTheLossesOfF32) {
+  std::map<std::string, std::vector<double>> losses;
+  std::map<std::string, size_t> peak;
+  for (const std::string saved : {"f32", "f16"}) {
+    read("train: {batch: 32, saved: " + saved +
+         ", float: {epochs: 1, lr: 0.01}, qat: {epochs: 2, lr: 0.01}}\n"
+         "quant: {calibration: {batches: 1}}\nlog: {every: 1, histograms_every: 0}\n");
+    fs::remove_all(folder_);
+    const RunFolder run = folder();
+    Trainer trainer(experiment_, {.show_progress = false});
+    reset_memory_peak();
+    train_to_the_end(trainer, run);
+    peak[saved] = memory_stats().peak;
+    losses[saved] = losses_in(run);
+    const LoadedCheckpoint last = load_checkpoint(run.checkpoints() + "/step-00000006");
+    EXPECT_EQ(state_from_json(last.content.state_json, "").saved, saved);
+  }
+  ASSERT_EQ(losses["f16"].size(), 6u);
+  EXPECT_EQ(losses["f16"][0], losses["f32"][0]);
+  EXPECT_NE(losses["f16"][5], losses["f32"][5]) << "nothing was rounded";
+  for (size_t i = 1; i < 6; ++i) EXPECT_NEAR(losses["f16"][i], losses["f32"][i], 0.05) << i;
+  EXPECT_LT(double(peak["f16"]), 0.85 * double(peak["f32"]));
+}
+
 TEST_F(TrainerRun, EndsWithAnIntegerProgramAndCheckpoints) {
   read(
       "train: {batch: 16, float: {epochs: 1, lr: 0.01}, qat: {epochs: 1, lr: 0.001}}\nquant: "

@@ -13,7 +13,7 @@ namespace qt::bench {
 struct FusedCase {
   Shape shape;
   bool quantized = true, residual = false;
-  bool bf16 = false;  // gradients, as a GPU's step has them
+  bool bf16 = false;  // gradients, and 16 bits for backward, as a GPU's step has them
 
   std::string text() const {
     return "norm_act " + shape.text() + (quantized ? " codes" : " f32") +
@@ -21,17 +21,18 @@ struct FusedCase {
   }
 };
 
-// Read for the statistics and to emit, and what is emitted.
+// Read for the statistics and to emit, and what is emitted and kept.
 inline double forward_bytes(const FusedCase& c) {
   const double elements = double(c.shape.elements()), stored = c.quantized ? 1 : 4;
-  return elements * (4 + 4 + stored + (c.residual ? stored : 0));
+  return elements * (4 + 4 + stored + (c.bf16 ? 2 : 0) + (c.residual ? stored : 0));
 }
-// dout and y (and the residual) read twice, dy (and the residual's gradient) written.
+// dout and y, or what was kept of it, read twice (and the residual, once where that says which
+// gradients pass), dy (and the residual's gradient) written.
 inline double backward_bytes(const FusedCase& c) {
   const double elements = double(c.shape.elements()), stored = c.quantized ? 1 : 4;
-  const double gradient = c.bf16 ? 2 : 4;
-  return elements *
-         (2 * (gradient + 4 + (c.residual ? stored : 0)) + gradient + (c.residual ? gradient : 0));
+  const double gradient = c.bf16 ? 2 : 4, saved = c.bf16 ? 2 : 4;
+  const double residual = c.residual ? stored * (c.bf16 ? 1 : 2) + gradient : 0;
+  return elements * (2 * (gradient + saved) + residual + gradient);
 }
 
 // A unit's operands with all gradients wanted, as in training. Running statistics stay as they are.
@@ -43,7 +44,8 @@ class FusedOperands {
       const FusedCase& c, const Place& place = [](const Tensor& t) { return t; })
       : pass_{.mode = c.quantized ? ForwardMode::int8 : ForwardMode::float32,
               .training = true,
-              .backward = c.bf16 ? Precision::bf16 : Precision::f32} {
+              .backward = c.bf16 ? Precision::bf16 : Precision::f32,
+              .keep_16_bits = c.bf16} {
     const int64_t channels = c.shape[3];
     Tensor real = floats(c.shape, 1, c.quantized ? 100 : 1);
     if (c.quantized) real = real.with_scale(Tensor::full({channels}, 0.01f), -(1 << 24), 1 << 24);

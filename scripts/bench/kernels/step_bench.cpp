@@ -56,7 +56,10 @@ struct Bare {
   }
 
   double step() {
-    const Pass pass{.mode = mode, .training = true, .backward = backward};
+    const Pass pass{.mode = mode,
+                    .training = true,
+                    .backward = backward,
+                    .keep_16_bits = keeps_16_bits(experiment, false)};
     const Var logits = model->forward(batch.images, pass);
     const Var loss = softmax_cross_entropy(logits, batch.labels, experiment.train.label_smoothing);
     Tape::current().backward(loss, Tensor::full({1}, 1));
