@@ -55,7 +55,7 @@ struct Seen {
   double loss = 0;
 };
 
-Seen first_step(Communicator& ranks, int64_t samples, ForwardMode mode) {
+Seen first_step(Communicator& ranks, int64_t samples, ForwardMode mode, bool keep = false) {
   Seen seen;
   const auto model = network();
   observe_on(*model, ranks);
@@ -75,6 +75,7 @@ Seen first_step(Communicator& ranks, int64_t samples, ForwardMode mode) {
   }
   const Pass pass{.mode = mode,
                   .training = true,
+                  .keep_16_bits = keep,
                   .synchronize = &ranks,
                   .samples_per_sample = float(double(samples) / double(end - begin))};
   if (mode != ForwardMode::float32) {
@@ -107,10 +108,10 @@ double distance(const std::vector<float>& a, const std::vector<float>& b) {
   return std::sqrt(difference / length);
 }
 
-std::vector<Seen> first_step_on(int world, int64_t samples, ForwardMode mode) {
+std::vector<Seen> first_step_on(int world, int64_t samples, ForwardMode mode, bool keep = false) {
   std::vector<Seen> parts{size_t(world)};
   on_ranks(world, [&](Communicator& ranks) {
-    parts[size_t(ranks.rank())] = first_step(ranks, samples, mode);
+    parts[size_t(ranks.rank())] = first_step(ranks, samples, mode, keep);
   });
   for (const Seen& part : parts) {  // bit for bit
     EXPECT_EQ(part.gradients, parts[0].gradients);
@@ -140,17 +141,20 @@ TEST(Replicas, SynchronizedRanksTakeTheFloatStepOfOneProcess) {
 TEST(Replicas, SynchronizedRanksTakeTheQuantizedStepOfOneProcess) {
   constexpr int64_t samples = 32;  // the last layers' 4 x 4 pixels: 128 rows on each of four ranks
   const auto single = make_single_communicator();
-  const Seen alone = first_step(*single, samples, ForwardMode::int8);
-  for (int world : {2, 4}) {
-    const std::vector<Seen> parts = first_step_on(world, samples, ForwardMode::int8);
-    std::vector<int8_t> codes;
-    for (const Seen& part : parts)
-      codes.insert(codes.end(), part.first_codes.begin(), part.first_codes.end());
-    EXPECT_TRUE(codes == alone.first_codes) << world;
-    EXPECT_EQ(alone.steps, parts[0].steps) << world;
-    EXPECT_EQ(alone.statistics, parts[0].statistics) << world;
-    EXPECT_NEAR(alone.loss, parts[0].loss, 1e-6) << world;
-    EXPECT_LT(distance(alone.gradients, parts[0].gradients), 1e-5) << world;
+  for (const bool keep : {false, true}) {
+    SCOPED_TRACE(keep ? "16 bits kept" : "f32 sums kept");
+    const Seen alone = first_step(*single, samples, ForwardMode::int8, keep);
+    for (int world : {2, 4}) {
+      const std::vector<Seen> parts = first_step_on(world, samples, ForwardMode::int8, keep);
+      std::vector<int8_t> codes;
+      for (const Seen& part : parts)
+        codes.insert(codes.end(), part.first_codes.begin(), part.first_codes.end());
+      EXPECT_TRUE(codes == alone.first_codes) << world;
+      EXPECT_EQ(alone.steps, parts[0].steps) << world;
+      EXPECT_EQ(alone.statistics, parts[0].statistics) << world;
+      EXPECT_NEAR(alone.loss, parts[0].loss, 1e-6) << world;
+      EXPECT_LT(distance(alone.gradients, parts[0].gradients), 1e-5) << world;
+    }
   }
 }
 
