@@ -10,8 +10,8 @@ namespace qt {
 // A number of IEEE half precision whose last bit is a flag: x = (y - mean) * rstd, cut to ten
 // significant bits and read as the middle of what they stand for, and whether the activation passes
 // its gradient. That is as forward saw it: no rounding of x moves a value over a bound. Magnitudes
-// below 2^-14 become that one; none is above 65504 in a batch of less than 4 * 10^9, as
-// |x| <= sqrt(n - 1).
+// below 2^-14 become that one, NaN too (whose channel's constants are NaN); none is above 65504 in
+// a batch of less than 4 * 10^9, as |x| <= sqrt(n - 1).
 //
 // A functor makes one as a float (`kept`), and gets it as a float: nothing is lost on the way, and
 // each of the functions here is one to four instructions.

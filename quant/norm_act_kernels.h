@@ -103,8 +103,8 @@ struct EmitAndKeep {
     const bool passes = rule.passes(v);
     float k = kept(x, passes);
     if constexpr (Rule::codes) {
-      const float excess = again(k) - code;
-      k = passes && fabsf(excess) > 0.5f ? next_kept(k, excess, slope) : k;
+      const float w = again(k);
+      k = passes && rintf(w) != code ? next_kept(k, w - code, slope) : k;
     }
     return {{code * unit, k}};
   }

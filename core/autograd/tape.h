@@ -33,7 +33,8 @@ class Var {
     slot_->grad = grad().defined() ? sum(grad(), given) : given;
   }
   void set_grad(Tensor g) const { slot_->grad = std::move(g); }
-  // The gradient so far, for whoever adds to it in its own memory and sets the sum.
+  // The gradient so far, for whoever adds to it in its own memory and sets the sum. (Whoever throws
+  // in between leaves none: a backward pass that fails is not gone on with.)
   Tensor take_grad() const { return std::exchange(slot_->grad, Tensor()); }
   void clear_grad() const { slot_->grad = Tensor(); }
   // The type that the gradient may be given in, besides f32: where whoever reads it rounds it to

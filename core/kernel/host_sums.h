@@ -260,7 +260,8 @@ inline void add_row_part(F f, int64_t first, int64_t n, Spans spans, float* lane
                          std::index_sequence<I...>, std::index_sequence<O...>) {
   static_assert(K <= 3);
   constexpr int stored = int(sizeof...(O));
-  float *const s0 = lanes, *const s1 = lanes + column_lanes, *const s2 = s1 + column_lanes;
+  float *const s0 = lanes, *const s1 = lanes + (K > 1 ? column_lanes : 0),
+               *const s2 = lanes + (K > 2 ? 2 * column_lanes : 0);
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
     const Values<stored + K> v = f(std::get<I>(spans).get(first + j)...);

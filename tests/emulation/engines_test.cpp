@@ -426,6 +426,39 @@ TEST_F(Engines, AGradientThatNoneAddsIsLeftToAPassOfItsOwn) {
   EXPECT_TRUE(plain->ran.empty()) << "an earlier run knew";
 }
 
+// The trial's memory is not needed again: where there is none, nothing is said about the engines.
+TEST_F(Engines, ATrialOfAddingThatFindsNoMemoryIsMadeAgain) {
+  const ConvolutionRequest request{ConvolutionPass::backward_data, ProductType::f32, shape, true};
+  const Tensor onto = numbers(shape.x_shape(), 4);
+  int not_added = 0;
+  for (int nth = 1; nth < 8; ++nth) {
+    start(unsigned(nth));
+    const auto plain =
+        std::make_shared<PlainConvolutions>(std::vector<PlainEngine>{{.name = "adding"}});
+    RealEngines engines(open_matrix_products(), plain, int64_t{1} << 20);
+    const GpuStream gpu;
+    const Tensor dy = to_gpu(numbers(shape.y_shape(), 3), gpu.stream()),
+                 w = to_gpu(numbers(shape.w_shape(), 2), gpu.stream());
+    Tensor sum = to_gpu(onto, gpu.stream());
+    const UseStream use(gpu.stream());
+    emulator::fail_allocation(nth, 2);  // and when unused memory was given back
+    bool added = true;
+    try {
+      added = engines.add(sum, request, dy, w);
+    } catch (const OutOfMemory&) {  // of the run, not of the trial
+    }
+    emulator::fail_allocation(0);
+    EXPECT_EQ(cudaGetLastError(), cudaSuccess) << nth;
+    gpu.synchronize();
+    if (added) continue;
+    ++not_added;
+    EXPECT_TRUE(engines.choices().empty()) << nth;
+    EXPECT_TRUE(engines.add(sum, request, dy, w)) << nth;
+    gpu.synchronize();
+  }
+  EXPECT_GT(not_added, 2);
+}
+
 TEST_F(Engines, AGradientThatOthersHoldIsNotChangedByASum) {
   const auto plain =
       std::make_shared<PlainConvolutions>(std::vector<PlainEngine>{{.name = "adding"}});

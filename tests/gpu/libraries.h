@@ -15,6 +15,7 @@ struct LibraryUnderTest {
   // Products of codes have the plain loops' bits in all of them. Reals: at most so much of the
   // largest result is lost, 0 meaning equal bits; with bf16 operands, so much more.
   double of_reals = 0, in_bf16 = 0;
+  bool has_cudnn = false;
 };
 
 // The one that trains comes first.

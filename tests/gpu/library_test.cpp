@@ -59,6 +59,29 @@ TEST_P(GpuConvolution, GivesTheSameBitsAgain) {
 INSTANTIATE_TEST_SUITE_P(Cases, GpuConvolution, ::testing::ValuesIn(convolution_cases()),
                          [](const auto& info) { return name_of(info.param); });
 
+// Layers of a ResNet's blocks: cuDNN adds the gradient to what is there.
+TEST_F(GpuConvolution, GradientsOfBlocksAreAddedByCudnn) {
+  const LibraryUnderTest& library = libraries_under_test().front();
+  if (!library.has_cudnn) GTEST_SKIP() << "no cuDNN here";
+  for (const Conv2dShape& shape :
+       {Conv2dShape{.n = 4, .h = 8, .w = 8, .c = 64, .k = 64, .r = 3, .s = 3, .padding = 1},
+        Conv2dShape{.n = 4, .h = 8, .w = 8, .c = 256, .k = 64},
+        Conv2dShape{.n = 4, .h = 8, .w = 8, .c = 64, .k = 128, .stride = 2}}) {
+    const Tensor w = codes_of(shape.w_shape(), {-7, 7}, Fill::uniform, 2),
+                 dy = to_float(codes_of(shape.y_shape(), {-7, 7}, Fill::uniform, 3)),
+                 onto = to_float(codes_of(shape.x_shape(), {-7, 7}, Fill::uniform, 4));
+    const auto sum = on_both(*library.library, [&](Library& l, auto place) {
+      if (l.name() == "reference")
+        return add(onto, l.conv2d_backward_data(dy, w, shape, Precision::f32));
+      Tensor on_gpu = to_bf16(place(onto));
+      EXPECT_TRUE(l.add_conv2d_backward_data(on_gpu, place(dy), place(w), shape, Precision::bf16))
+          << shape.text();
+      return on_gpu;
+    });
+    EXPECT_LE(relative_error(sum.got, sum.wanted), library.in_bf16) << shape.text();
+  }
+}
+
 class GpuProducts : public OnGpu {};
 
 TEST_F(GpuProducts, OfCodesHaveTheBitsOfThePlainLoops) {

@@ -153,7 +153,7 @@ TEST(Kept, InTheFusedOpLosesTheLastBitsOfStandardizedValuesAlone) {
       }
 }
 
-// Codes are kept exactly too: round(v) - v, over many values near the middle between two codes.
+// Codes are kept too: round(v) - v, over many values near the middle between two codes.
 TEST(Kept, TakesNoValueOverTheMiddleBetweenTwoCodes) {
   for (const int bits : {4, 8}) {
     double errors = 0, squares = 0;

@@ -31,10 +31,12 @@ Shape result_shape(const ConvolutionRequest& request) {
 void require_that_it_adds(Convolutions& convolutions, const ConvolutionRequest& request,
                           size_t engine) {
   const DType type = operand_type(request.type);
-  const Tensor zeros = Tensor::zeros(request.shape.y_shape(), type),
-               weights = Tensor::zeros(request.shape.w_shape(), type),
-               sum = ones_for_trial(request.shape.x_shape(), type);
-  run_engine(convolutions, request, engine, zeros, weights, sum);
+  const Tensor sum = ones_for_trial(request.shape.x_shape(), type);
+  {
+    const Tensor zeros = Tensor::zeros(request.shape.y_shape(), type),
+                 weights = Tensor::zeros(request.shape.w_shape(), type);
+    run_engine(convolutions, request, engine, zeros, weights, sum);
+  }
   QT_CHECK(are_ones(sum), "it does not add to what it is given");
 }
 
@@ -43,8 +45,14 @@ void require_that_it_adds(Convolutions& convolutions, const ConvolutionRequest& 
 Tensor RealEngines::run(const ConvolutionRequest& request, const Tensor& first,
                         const Tensor& second) {
   Tensor result;  // of the trial, where this is the first call
-  const size_t engine =
-      chosen_of(request, [&](size_t i) { result = run_by(i, request, first, second); });
+  const size_t engine = chosen_.of(request, [&]() -> std::optional<size_t> {
+    if (is_recording(current_stream())) {
+      log::warn(text_of(request) +
+                " was first met while a graph was recorded: it runs as products");
+      return {};
+    }
+    return chosen_for(request, [&](size_t i) { result = run_by(i, request, first, second); });
+  });
   if (result.defined()) return result;
   return engine == as_products ? run_as_products(request, first, second)
                                : run_by(engine, request, first, second);
@@ -53,23 +61,25 @@ Tensor RealEngines::run(const ConvolutionRequest& request, const Tensor& first,
 bool RealEngines::add(Tensor& onto, const ConvolutionRequest& request, const Tensor& dy,
                       const Tensor& w) {
   if (!convolutions_ || onto.dtype() != operand_type(request.type)) return false;
-  const size_t engine =
-      chosen_of(request, [&](size_t i) { require_that_it_adds(*convolutions_, request, i); });
+  const size_t engine = chosen_.of(request, [&]() -> std::optional<size_t> {
+    if (is_recording(current_stream())) return {};  // by a pass of its own
+    bool has_room = true;  // for the trial, which nothing else needs: a later step may have it
+    const auto trial = [&](size_t i) {
+      try {
+        require_that_it_adds(*convolutions_, request, i);
+      } catch (const OutOfMemory&) {
+        has_room = false;
+        throw;
+      }
+    };
+    const size_t chosen = chosen_for(request, trial);
+    return has_room ? std::optional(chosen) : std::nullopt;
+  });
   if (engine == as_products) return false;
   if (!onto.is_only_handle()) onto = onto.clone();
   run_engine(*convolutions_, request, engine, operand(dy, request.type), operand(w, request.type),
              onto);
   return true;
-}
-
-size_t RealEngines::chosen_of(const ConvolutionRequest& request,
-                              const std::function<void(size_t)>& run) {
-  return chosen_.of(request, [&]() -> std::optional<size_t> {
-    if (!is_recording(current_stream())) return chosen_for(request, run);
-    log::warn(text_of(request) +
-              " was first met while a graph was recorded: " + names().of(request, as_products));
-    return {};
-  });
 }
 
 Tensor RealEngines::run_by(size_t engine, const ConvolutionRequest& request, const Tensor& first,

@@ -44,7 +44,6 @@ class RealEngines {
   // The result of an engine.
   Tensor run_by(size_t engine, const ConvolutionRequest& request, const Tensor& first,
                 const Tensor& second);
-  size_t chosen_of(const ConvolutionRequest& request, const std::function<void(size_t)>& run);
   size_t chosen_for(const ConvolutionRequest& request, const std::function<void(size_t)>& run);
 
   std::shared_ptr<MatrixProducts> products_;

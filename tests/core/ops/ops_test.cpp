@@ -122,7 +122,8 @@ TEST(Conv2d, SkipsTheGradientNobodyWants) {
   const Var y = conv2d(x, w, {.padding = 1});
   Tape::current().backward(y, floats(y.value().shape(), 3));
   EXPECT_TRUE(w.grad().defined());
-  for (const LibraryCall& call : trace.calls()) EXPECT_NE(call.operation, "conv2d_backward_data");
+  for (const LibraryCall& call : trace.calls())
+    EXPECT_FALSE(call.operation.ends_with("conv2d_backward_data")) << call.operation;
 }
 
 TEST(Reshape, RefusesToLoseAScale) {
