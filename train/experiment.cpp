@@ -201,12 +201,6 @@ Precision backward_precision(const Experiment& experiment, bool on_gpu) {
   return precision_from(name);
 }
 
-bool keeps_16_bits(const Experiment& experiment, bool on_gpu) {
-  const std::string& name = experiment.train.saved;
-  if (name == "auto") return on_gpu && backward_precision(experiment, on_gpu) == Precision::bf16;
-  return name == "f16";
-}
-
 Precision float_forward_precision(const Experiment& experiment) {
   return precision_from(experiment.train.float_forward);
 }

@@ -176,9 +176,9 @@ struct TrainConfig : Section {
       "precision of backward convolutions; auto: bf16 on a GPU and where the CPU has it natively, "
       "f32 elsewhere; bf16: only there; tf32: GPUs only"};
   Key<std::string> saved{
-      this, "saved", "auto", one_of("auto", "f32", "f16"),
-      "what backward reads of each normalized value: the convolution's f32 sum, or 16 bits (less "
-      "memory); auto: f16 on a GPU with bf16 backward, f32 elsewhere"};
+      this, "saved", "f32", one_of("f32", "f16"),
+      "what backward reads of each normalized value: the convolution's sum, or 16 bits, which take "
+      "a third less memory"};
   Key<std::string> float_forward{
       this, "float_forward", "f32", one_of("f32", "tf32", "bf16"),
       "precision of forward convolutions in the float phase; bf16: a GPU or a CPU that has it "
@@ -260,7 +260,5 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
 // `auto` is bf16 on a GPU, and looks at the CPU otherwise.
 Precision backward_precision(const Experiment& experiment, bool on_gpu);
 Precision float_forward_precision(const Experiment& experiment);
-// Pass::keep_16_bits; `auto` is true on a GPU whose backward convolutions are bf16.
-bool keeps_16_bits(const Experiment& experiment, bool on_gpu);
 
 }  // namespace qt

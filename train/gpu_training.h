@@ -32,7 +32,7 @@ struct GpuTrainingOptions {
   ForwardMode mode = ForwardMode::int8;
   Precision float_forward = Precision::f32;
   Precision backward = Precision::bf16;
-  bool keep_16_bits = true;
+  bool keep_16_bits = false;
   int accumulate = 1;
   float label_smoothing = 0;
   int eager_steps = 3;  // before one is recorded: libraries choose their kernels, memory is found

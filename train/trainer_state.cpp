@@ -98,7 +98,7 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   state_.program_version = version_number;
   if (!device_->on_gpu()) state_.isa = name_of(cpu_isa());
   state_.backward = name_of(backward_);
-  state_.saved = keeps_16_bits(experiment, device_->on_gpu()) ? "f16" : "f32";
+  state_.saved = experiment.train.saved;
   state_.steps_per_epoch = steps_per_epoch_;
   state_.training_pictures = train_set_->size();
 }

@@ -107,30 +107,28 @@ TEST_F(EmulatedTrainingByTheCudaLibrary, ConvolvesInThePrecisionsOfTheConfig) {
   EXPECT_EQ(seen["forward"], (std::set<std::string>{"bf16", "f32"}));
 }
 
-// Gradients of bf16 between the layers as well: the first loss has the bits of a CPU's that saves
-// 16 bits too, the others leave it slowly (two pictures a step whose statistics are those of a
-// batch: every rounding grows), and a replayed run gives the same bits again in another order.
+// Gradients of bf16 between the layers as well: the first loss has the CPU's bits, the others leave
+// it slowly (two pictures a step, losses around 3), and a replayed run gives the same bits again in
+// another order.
 TEST_F(EmulatedTrainingByTheCudaLibrary, InBf16FollowsTheCpusLosses) {
-  const auto with = [&](const std::string& precisions) {
-    std::string text = six_steps();
-    return text.replace(text.find("backward: f32"), 13, precisions);
-  };
-  const Left wanted = run(with("backward: f32, saved: f16"), nullptr, "cpu");
+  const Left wanted = run(six_steps(), nullptr, "cpu");
+  std::string text = six_steps();
+  text.replace(text.find("backward: f32"), 13, "backward: bf16");
   std::optional<Left> first;
   for (unsigned seed = 0; seed < 2; ++seed) {
     start(seed);
     emulator::set_order(all_orders[seed], seed);
-    const Left got = run(with("backward: bf16"), device_with(two_engines(2, 1)), "gpu");
+    const Left got = run(text, device_with(two_engines(2, 1)), "gpu");
     EXPECT_TRUE(got.replayed);
     ASSERT_EQ(got.losses.size(), wanted.losses.size());
     EXPECT_EQ(got.losses[0], wanted.losses[0]);
     for (size_t i = 0; i < 6; ++i)
-      EXPECT_NEAR(number_in(got.losses[i]), number_in(wanted.losses[i]), 0.06 * double(i))
+      EXPECT_NEAR(number_in(got.losses[i]), number_in(wanted.losses[i]), 0.04 * double(i))
           << "step " << i + 1;
     EXPECT_FALSE(got.model == wanted.model) << "nothing was rounded";
     // 21 convolutions and a classifier. A kernel costs about 2 us however small it is.
     EXPECT_LE(emulator::last_recorded().kernels, 314u);
-    EXPECT_LE(emulator::last_recorded().nodes, 420u);
+    EXPECT_LE(emulator::last_recorded().nodes, 422u);
     if (first) expect_same(got, *first);
     first = got;
   }

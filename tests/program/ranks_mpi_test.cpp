@@ -10,7 +10,7 @@ class RanksMpi : public RanksTest {};
 // Another order of pictures would show at once. Float training drifts by float order; codes jump
 // where a value lies at their border, and the few pictures of these tests make much of each.
 void expect_near(const std::vector<double>& a, const std::vector<double>& b, size_t float_steps) {
-  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], i < float_steps ? 1e-3 : 0.1) << i;
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_NEAR(a[i], b[i], i < float_steps ? 5e-3 : 0.1) << i;
 }
 
 TEST_F(RanksMpi, OneRankIsTheProgramWithoutMpirun) {

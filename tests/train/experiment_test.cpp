@@ -98,24 +98,6 @@ TEST_F(Configs, TheQuantizedNetsHaveTheBudgetOfTheFloatNet) {
   }
 }
 
-TEST(Experiment, SixteenBitsAreSavedOnGpusThatRoundGradientsToBf16) {
-  const auto keeps = [](const std::string& train, bool on_gpu) {
-    Experiment e;
-    load_config_text(e, "model: {name: resnet20}\ntrain: {" + train + "}\n", "test.yaml");
-    return keeps_16_bits(e, on_gpu);
-  };
-  EXPECT_TRUE(keeps("batch: 8", true));
-  EXPECT_FALSE(keeps("batch: 8", false)) << "whatever this CPU multiplies";
-  EXPECT_TRUE(keeps("backward: bf16", true));
-  EXPECT_FALSE(keeps("backward: bf16", false));
-  for (const char* precision : {"f32", "tf32"})
-    EXPECT_FALSE(keeps(std::string("backward: ") + precision, true));
-  for (const bool on_gpu : {false, true}) {
-    EXPECT_TRUE(keeps("saved: f16, backward: f32", on_gpu));
-    EXPECT_FALSE(keeps("saved: f32", on_gpu));
-  }
-}
-
 TEST(Experiment, RefusesNineBitsAndNegativeRatesWithPlaceAndRange) {
   EXPECT_NE(refusal("quant:\n  weights: {bits: 9}\n").find("test.yaml:2:"), std::string::npos);
   EXPECT_NE(refusal("quant:\n  weights: {bits: 9}\n").find("[2, 8]"), std::string::npos);

@@ -13,7 +13,8 @@ namespace qt::bench {
 struct FusedCase {
   Shape shape;
   bool quantized = true, residual = false;
-  bool bf16 = false;  // gradients, and 16 bits for backward, as a GPU's step has them
+  bool bf16 = false;  // gradients, as a GPU's step has them
+  bool kept = false;  // 16 bits for backward
 
   std::string text() const {
     return "norm_act " + shape.text() + (quantized ? " codes" : " f32") +
@@ -24,14 +25,14 @@ struct FusedCase {
 // Read for the statistics and to emit, and what is emitted and kept.
 inline double forward_bytes(const FusedCase& c) {
   const double elements = double(c.shape.elements()), stored = c.quantized ? 1 : 4;
-  return elements * (4 + 4 + stored + (c.bf16 ? 2 : 0) + (c.residual ? stored : 0));
+  return elements * (4 + 4 + stored + (c.kept ? 2 : 0) + (c.residual ? stored : 0));
 }
 // dout and y, or what was kept of it, read twice (and the residual, once where that says which
 // gradients pass), dy (and the residual's gradient) written.
 inline double backward_bytes(const FusedCase& c) {
   const double elements = double(c.shape.elements()), stored = c.quantized ? 1 : 4;
-  const double gradient = c.bf16 ? 2 : 4, saved = c.bf16 ? 2 : 4;
-  const double residual = c.residual ? stored * (c.bf16 ? 1 : 2) + gradient : 0;
+  const double gradient = c.bf16 ? 2 : 4, saved = c.kept ? 2 : 4;
+  const double residual = c.residual ? stored * (c.kept ? 1 : 2) + gradient : 0;
   return elements * (2 * (gradient + saved) + residual + gradient);
 }
 
@@ -45,7 +46,7 @@ class FusedOperands {
       : pass_{.mode = c.quantized ? ForwardMode::int8 : ForwardMode::float32,
               .training = true,
               .backward = c.bf16 ? Precision::bf16 : Precision::f32,
-              .keep_16_bits = c.bf16} {
+              .keep_16_bits = c.kept} {
     const int64_t channels = c.shape[3];
     Tensor real = floats(c.shape, 1, c.quantized ? 100 : 1);
     if (c.quantized) real = real.with_scale(Tensor::full({channels}, 0.01f), -(1 << 24), 1 << 24);

@@ -59,7 +59,7 @@ struct Bare {
     const Pass pass{.mode = mode,
                     .training = true,
                     .backward = backward,
-                    .keep_16_bits = keeps_16_bits(experiment, false)};
+                    .keep_16_bits = std::string(experiment.train.saved) == "f16"};
     const Var logits = model->forward(batch.images, pass);
     const Var loss = softmax_cross_entropy(logits, batch.labels, experiment.train.label_smoothing);
     Tape::current().backward(loss, Tensor::full({1}, 1));
