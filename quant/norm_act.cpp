@@ -54,10 +54,6 @@ struct Reciprocal {
   QT_HD float operator()(float step) const { return 1.0f / step; }
 };
 
-struct Itself {
-  QT_HD Values<1> operator()(float x) const { return {{x}}; }
-};
-
 // As ApplyGradient: dy = slope g - k1 - x k2, and the residual's g r.
 struct ApplyKept {
   QT_HD float operator()(float dout, float kept, float unit, float slope, float k1,
@@ -212,8 +208,8 @@ void add_gradients(const NormAct& args, const Var& step, const ReducedGradient& 
   }
   if (!step.defined() || !step.wants_grad()) return;
   Tensor dstep = Tensor::empty({1}, DType::f32);
-  sum_rows<1>(current_stream(), 1, reduced.dstep.elements(), Itself{}, dstep.data<float>(),
-              in(reduced.dstep.data<float>()));
+  sum_rows<1>(current_stream(), 1, reduced.dstep.elements(), kernel::Identity{},
+              dstep.data<float>(), in(reduced.dstep.data<float>()));
   step.add_grad(dstep);
 }
 

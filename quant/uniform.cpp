@@ -99,9 +99,6 @@ struct Magnitude {
 struct PlainMagnitude {
   QT_HD float operator()(float x) const { return x < 0 ? -x : x; }
 };
-struct Itself {
-  QT_HD Values<1> operator()(float x) const { return {{x}}; }
-};
 struct Same {
   QT_HD float operator()(float x) const { return x; }
 };
@@ -145,7 +142,7 @@ Tensor step_gradient(int64_t rows, const Tensor& step, float factor, Sum sum) {
   } else {
     Tensor row_sums = Tensor::empty({rows}, DType::f32);
     sum(row_sums.data<float>());
-    sum_rows<1>(current_stream(), 1, rows, Itself{}, to_gradient,
+    sum_rows<1>(current_stream(), 1, rows, kernel::Identity{}, to_gradient,
                 in(std::as_const(row_sums).data<float>()));
   }
   return gradient;
