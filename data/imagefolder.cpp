@@ -33,7 +33,9 @@ bool has_extension(const fs::path& path, std::initializer_list<const char*> know
 }
 
 // Pictures people have and this program does not read: refused at the start, not overlooked.
-bool is_doubtful(const fs::path& path) { return has_extension(path, {".bmp", ".webp"}); }
+bool is_doubtful(const fs::path& path) {
+  return has_extension(path, {".bmp", ".webp", ".gif", ".tif", ".tiff", ".heic", ".avif"});
+}
 
 // By extension; the format is then told by content.
 bool is_picture(const fs::path& path) {
@@ -145,6 +147,9 @@ class ImageFolder : public Dataset {
   void list_classes(const fs::path& train) {
     classes_ = sorted_names(train, true);
     if (classes_.empty()) throw DataError("folder '" + train.string() + "' holds no class folder");
+    if (classes_.size() == 1)
+      throw DataError("folder '" + train.string() + "' holds one class folder only, '" +
+                      classes_[0] + "'; a network tells at least two apart");
     for (const std::string& name : classes_)
       if (one_line(name) != name)
         throw DataError("class folder '" + train.string() + "/" + one_line(name) +
@@ -152,19 +157,28 @@ class ImageFolder : public Dataset {
   }
 
   void list_files() {
+    warn_of_unused(folder_, sorted_names(folder_, false), "lie outside of class folders");
     for (const std::string& name : sorted_names(folder_, true)) {
       const auto it = std::lower_bound(classes_.begin(), classes_.end(), name);
       if (it == classes_.end() || *it != name)
         throw DataError("class folder '" + folder_ + "/" + name +
                         "' is no class of the training set; its classes: " + joined(classes_));
-      const std::vector<std::string> files = sorted_names(folder_ + "/" + name, false);
+      const std::string folder = folder_ + "/" + name;
+      const std::vector<std::string> files = sorted_names(folder, false);
+      warn_of_unused(folder, sorted_names(folder, true), "are folders in a class folder");
       if (files.empty())
-        throw DataError("class folder '" + folder_ + "/" + name +
+        throw DataError("class folder '" + folder +
                         "' holds no picture (.jpg, .jpeg, .png, .ppm, .pgm)");
       for (const std::string& file : files)
         files_.push_back({file, int32_t(it - classes_.begin())});
     }
     if (files_.empty()) throw DataError("folder '" + folder_ + "' holds no class folder");
+  }
+
+  static void warn_of_unused(const std::string& folder, const std::vector<std::string>& names,
+                             const std::string& why) {
+    if (!names.empty())
+      log::warn("not used, because they " + why + ": " + joined(names) + " in '" + folder + "'");
   }
 
   void check_doubtful() const {
@@ -294,8 +308,9 @@ class ImageFolder : public Dataset {
     if (spec_.on_error == OnError::stop) throw error;
     const std::lock_guard lock(mutex_);
     if (!bad_.emplace(index, error.what()).second) return;
-    if (bad_.size() <= logged) log::warn(std::string("bad sample skipped: ") + error.what());
-    if (bad_.size() == logged)
+    if (spec_.log_bad && bad_.size() <= logged)
+      log::warn(std::string("bad sample skipped: ") + error.what());
+    if (spec_.log_bad && bad_.size() == logged)
       log::warn("further bad samples are counted and listed, but not logged");
     if (double(bad_.size()) > spec_.max_bad_fraction * double(size()))
       throw DataError("more of the " + std::to_string(size()) + " pictures of '" + folder_ +

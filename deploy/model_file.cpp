@@ -20,6 +20,17 @@ constexpr size_t largest_graph = size_t(16) << 20;  // bytes of JSON
 constexpr size_t largest_program = 65536;           // instructions
 constexpr int64_t most_code = 1000000000;
 
+// XXH3-128 of names and hashes: of all tensors in the header's order, then of the metadata.
+std::string checksum_of(const NamedTensors& tensors, const Metadata& metadata) {
+  std::string text;
+  for (const auto& [name, tensor] : tensors)
+    text += name + " " +
+            files::hash_of({static_cast<const char*>(tensor.raw()), size_t(tensor.bytes())}) + "\n";
+  for (const auto& [key, value] : metadata)
+    if (key != "checksum") text += key + " " + files::hash_of(value) + "\n";
+  return files::hash_of(text);
+}
+
 // ---- writing ----
 class Writer {
  public:
@@ -51,6 +62,7 @@ class Writer {
         {"std", p.std}}.dump();
     metadata["class_names"] = Json(program.class_names).dump();
     metadata["notes"] = Json(program.notes).dump();
+    metadata["checksum"] = checksum_of(tensors, metadata);
   }
 
   NamedTensors tensors;
@@ -128,6 +140,7 @@ class Reader {
     for (const auto& [name, tensor] : by_name_)
       if (!used_.contains(name)) refuse("tensor '" + name + "' belongs to no instruction");
     validate(program, path_);
+    check_checksum();
     return program;
   }
 
@@ -148,10 +161,19 @@ class Reader {
     if (metadata("format_version") != format_version)
       refuse("the format version is '" + metadata("format_version") + "'; this build reads '" +
              format_version + "'");
-    static const std::set<std::string> known{"format",        "format_version", "program",
-                                             "preprocessing", "class_names",    "notes"};
+    static const std::set<std::string> known{
+        "format", "format_version", "program", "preprocessing", "class_names", "notes", "checksum"};
     for (const auto& [key, value] : file_.metadata)
       if (!known.contains(key)) refuse("unknown metadata '" + key + "'");
+  }
+  // Files of other programs may have none.
+  void check_checksum() const {
+    const auto found = file_.metadata.find("checksum");
+    if (found == file_.metadata.end()) return;
+    const std::string now = checksum_of(file_.tensors, file_.metadata);
+    if (now != found->second)
+      refuse("damaged: the checksum of its contents is " + now + ", the file says " +
+             found->second);
   }
   Json parse(const std::string& key) const {
     const std::string& text = metadata(key);

@@ -22,7 +22,10 @@ def points(folder, key):
 def main():
     if len(sys.argv) < 3 or sys.argv[1].startswith("-"):
         sys.exit(__doc__.strip())
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError:
+        sys.exit("plot_runs.py needs matplotlib: pip install matplotlib")
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "qattrain"  # the same file for the same numbers

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "core/base/config_value.h"
+#include "core/base/files.h"
 #include "core/base/log.h"
 #include "deploy/engine.h"
 #include "distributed/launch.h"
@@ -22,9 +24,13 @@ namespace {
 const std::vector<std::string> verbs = {"train", "eval", "inspect", "data", "doctor"};
 
 const char* const footer =
-    "Exit codes: 0 done; 1 internal error; 2 usage or config; 3 data; 4 checkpoint; 5 NaN or "
-    "divergence;\n"
-    "6 out of memory; 7 peer lost; 75 stopped on request after a good checkpoint.\n"
+    "Verbs: qattrain CONFIG trains; eval RUN, inspect RUN, data CONFIG, doctor (--help after "
+    "each).\n"
+    "Exit codes: 0 done; 1 internal error; 2 usage or config; 3 data; 4 run folder, checkpoint or "
+    "model\n"
+    "file, or an output that cannot be written; 5 NaN or divergence; 6 out of memory or threads; 7 "
+    "peer\n"
+    "lost; 75 stopped on request after a good checkpoint.\n"
     "`qattrain --explain KEY` explains a config key, `--explain all` lists them.";
 
 void add_common(CLI::App& app, CommandLine& command) {
@@ -91,20 +97,21 @@ void add_eval(CLI::App& app, CommandLine& command) {
       ->check(CLI::IsMember({"int8", "exact_float"}));
   app.add_option("--limit", command.limit, "look at the first pictures only")
       ->check(whole_number(1));
-  app.add_option("--config", command.data_config,
-                 "config that names the data, for a model.qat outside its run folder");
 }
 
-// An option whose value may be left out: CLI11 would take the next argument for it.
-std::string with_value(const std::string& argument) {
-  if (argument == "--dump-config") return "--dump-config=full";
-  if (argument == "--version") return "--version=short";
-  return argument;
+// What stands for a value that is left out, "": it may not be. CLI11 would take the next argument,
+// whatever it is.
+std::string usual_value(const std::string& option) {
+  return option == "--dump-config" ? "full" : option == "--version" ? "short" : "";
+}
+bool is_value_of(const std::string& option, const std::string& argument) {
+  return argument == usual_value(option) ||
+         argument == (option == "--version" ? "full" : "minimal");
 }
 
 // Whether the argument behind this one is its value, whatever it looks like.
 bool takes_next(const CLI::App& app, const std::string& argument) {
-  if (!argument.starts_with('-') || with_value(argument) != argument) return false;
+  if (!argument.starts_with('-')) return false;
   const CLI::Option* const option = app.get_option_no_throw(argument);
   return option && option->get_items_expected_max() > 0;
 }
@@ -121,11 +128,15 @@ std::vector<std::string> take_overrides(const CLI::App& app, size_t first, Comma
   bool is_value = false;
   for (size_t i = first; i < command.all.size(); ++i) {
     const std::string& text = command.all[i];
-    if (!is_value && is_override(text))
+    if (!is_value && is_override(text)) {
       command.overrides.push_back({text, int(i)});
-    else
-      rest.push_back(is_value ? text : with_value(text));
+      continue;
+    }
+    rest.push_back(text);
     is_value = !is_value && takes_next(app, text);
+    if (!is_value || usual_value(text).empty()) continue;
+    is_value = i + 1 < command.all.size() && is_value_of(text, command.all[i + 1]);
+    if (!is_value) rest.back() += "=" + usual_value(text);
   }
   return rest;
 }
@@ -175,6 +186,15 @@ bool answer_question(const CommandLine& command) {
   return true;
 }
 
+// A word that is neither a verb nor a file: what follows it is not worth a message.
+void check_first(const std::string& word) {
+  if (word.starts_with('-') || word.find_first_of("./=") != std::string::npos ||
+      files::exists(word))
+    return;
+  throw ConfigError("there is no config file '" + word + "', nor is it a verb; verbs: " +
+                    join(verbs) + " (--help lists what is allowed)");
+}
+
 void check_device(const std::string& device) {
   if (!is_device_name(device))
     throw ConfigError("--device " + device + ": no such device; allowed: auto, cpu, cuda, cuda:K");
@@ -205,11 +225,16 @@ void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run) {
 }
 
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
+  if (arguments.size() == 2 && arguments[1] == "help")
+    return parse_command_line({arguments[0], "--help"});
   CommandLine command;
   command.all = arguments;
   const bool names_verb =
       arguments.size() > 1 && std::find(verbs.begin(), verbs.end(), arguments[1]) != verbs.end();
-  if (names_verb) command.verb = arguments[1];
+  if (names_verb)
+    command.verb = arguments[1];
+  else if (arguments.size() > 1)
+    check_first(arguments[1]);
   CLI::App app(described(command.verb),
                "qattrain" + (command.verb == "train" ? "" : " " + command.verb));
   app.footer(footer);
@@ -224,6 +249,9 @@ CommandLine parse_command_line(const std::vector<std::string>& arguments) {
       ->check(CLI::IsMember({"short", "full"}));
   if (command.verb == "train") add_train(app, command, max_time);
   if (command.verb == "eval") add_eval(app, command);
+  if (takes_run)
+    app.add_option("--config", command.data_config,
+                   "config that names network and data, for what lies outside its run folder");
   std::vector<std::string> rest = take_overrides(app, names_verb ? 2 : 1, command);
   std::reverse(rest.begin(), rest.end());  // CLI11 takes them from the back
   try {

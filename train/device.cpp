@@ -51,8 +51,10 @@ std::shared_ptr<const Device> open_device(const std::string& name) {
     refuse(name, "this build has no CUDA and runs on the CPU; allowed: auto, cpu");
   const int number = name.size() > prefix ? std::stoi(name.substr(prefix)) : 0, count = gpu_count();
   if (number >= count)
-    refuse(name, count == 0 ? "there is no CUDA device (or no driver that this build can use)"
-                            : "there are " + std::to_string(count) + " CUDA devices, from cuda:0");
+    refuse(name, count == 0 ? "there is no CUDA device (or no driver that this build can use); "
+                              "allowed: auto, cpu"
+                            : "there is no such CUDA device; allowed: auto, cpu, cuda:0" +
+                                  (count > 1 ? " to cuda:" + std::to_string(count - 1) : ""));
   use_gpu(number);
   return std::make_shared<const Device>("cuda:" + std::to_string(number), library_by_name("cuda"));
 }

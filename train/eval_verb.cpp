@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "core/base/log.h"
@@ -68,7 +69,7 @@ struct CheckedSplit {
 
 // Reads every picture and names all that cannot be read, whatever the config does with them.
 CheckedSplit check_split(DatasetSpec spec, Split split) {
-  spec.on_error = OnError::skip, spec.max_bad_fraction = 1;
+  spec.on_error = OnError::skip, spec.max_bad_fraction = 1, spec.log_bad = false;
   const auto set = make_dataset(spec, split);
   std::vector<int64_t> counts(set->classes().size());
   std::vector<uint8_t> pixels(set->picture_bytes());
@@ -76,12 +77,13 @@ CheckedSplit check_split(DatasetSpec spec, Split split) {
     ++counts.at(size_t(set->label(i)));
     set->read(i, pixels.data());
   }
-  std::string text = std::string(name_of(split)) + ": " + std::to_string(set->size()) +
-                     " pictures of " + std::to_string(set->height()) + "x" +
-                     std::to_string(set->width()) + ", " + std::to_string(counts.size()) +
-                     " classes\n";
-  for (size_t k = 0; k < counts.size(); ++k) text += table_line(set->classes()[k], counts[k]);
   const std::vector<BadSample> bad = set->bad_samples();
+  std::string text =
+      std::string(name_of(split)) + ": " + std::to_string(set->size()) + " pictures of " +
+      std::to_string(set->height()) + "x" + std::to_string(set->width()) + ", " +
+      std::to_string(counts.size()) + " classes" +
+      (bad.empty() ? "" : "; " + std::to_string(bad.size()) + " cannot be read") + "\n";
+  for (size_t k = 0; k < counts.size(); ++k) text += table_line(set->classes()[k], counts[k]);
   for (const BadSample& sample : bad) text += "  bad: " + sample.cause + "\n";
   print(text);
   return {split, set, int64_t(bad.size())};
@@ -132,8 +134,8 @@ ExitCode eval_verb(const CommandLine& given) {
                 run.program                        ? "integer-program"
                 : run.mode == ForwardMode::float32 ? "float"
                                                    : "simulated",
-                result.top1, result.loss, static_cast<long long>(result.images), result.rate,
-                result.network_rate);
+                result.top1, std::fabs(result.loss), static_cast<long long>(result.images),
+                result.rate, result.network_rate);
   // Neither is lost where the other cannot be written.
   std::optional<CheckpointError> unwritten;
   if (!command.predictions.empty()) try {
@@ -143,12 +145,16 @@ ExitCode eval_verb(const CommandLine& given) {
     }
   print(std::string(text.data()) + "; " + run.what);
   if (unwritten) throw CheckpointError(*unwritten);
+  if (!std::isfinite(result.loss))
+    throw DivergenceError("the logits of the " + run.what + " are not all finite numbers");
   return ExitCode::done;
 }
 
 ExitCode inspect_verb(const CommandLine& command) {
-  const StoredRun run =
-      open_run({.path = command.config, .overrides = command.overrides, .needs_data = false});
+  const StoredRun run = open_run({.path = command.config,
+                                  .config = command.data_config,
+                                  .overrides = command.overrides,
+                                  .needs_data = false});
   if (run.program) {
     print(inspect(*run.program));
     return ExitCode::done;
@@ -183,13 +189,14 @@ ExitCode data_verb(const CommandLine& command) {
   return ExitCode::done;
 }
 
-ExitCode doctor_verb(const CommandLine&) {
+ExitCode doctor_verb(const CommandLine& command) {
+  const auto device = open_device(command.device);
   print(std::string("qattrain ") + version_number + " (" + version_commit +
         ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) + ", threads used: " +
         std::to_string(pin_threads(0)) + "\ninstruction set: " + instruction_sets() +
         "\nlibrary: " + current_library().name() + "\ninteger convolution: " + integer_kernel() +
-        "\ndevice: cpu\nCUDA: " + cuda_description() + "\nMPI: " + mpi_description() +
-        "\nNCCL: " + nccl_description());
+        "\ndevice: " + device->name() + "\nCUDA: " + cuda_description() +
+        "\nMPI: " + mpi_description() + "\nNCCL: " + nccl_description());
   return ExitCode::done;
 }
 

@@ -108,6 +108,10 @@ void Experiment::check(ConfigProblems& problems) const {
                    "in int8 (0..127)");
   };
   fits_int8(quant.activations.unsigned_full);
+  if (train.qat_phase.epochs > 0 && quant.calibration.batches == 0 && train.init_from->empty())
+    problems.add(quant.calibration.batches,
+                 "0 takes the steps of train.init_from, which is not set: nothing would choose the "
+                 "first steps of QAT");
   const bool integers = train.qat_phase.epochs > 0 && train.forward != "fake_quant";
   const auto needs_codes = [&](const Key<std::string>& kind) {
     if (integers && kind == "none")

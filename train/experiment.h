@@ -128,7 +128,8 @@ struct QuantConfig : Section {
       this, "residual", "identity", one_of("identity", "both", "none"),
       "what residual additions read: the block input's codes, two quantized inputs, reals"};
   SectionMap<LayerOverrideConfig> overrides{this, "overrides",
-                                            "by layer name pattern (*, ?); a later one wins"};
+                                            "by layer name pattern (*, ?); a later one wins, and "
+                                            "what is not set is as without"};
   BatchNormConfig bn{this, "bn", "batch normalization in the QAT phase"};
   Key<double> step_lr_multiplier{this, "step_lr_multiplier", 1.0, greater_than(0),
                                  "learning rate of steps, relative"};

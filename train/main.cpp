@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <new>
+#include <system_error>
 
 #include "core/base/log.h"
 #include "train/cli.h"
@@ -56,6 +57,13 @@ int main(int argc, char** argv) {
     return failed(run, e.code(), e.what());
   } catch (const std::bad_alloc&) {
     return failed(run, qt::ExitCode::out_of_memory, "out of memory");
+  } catch (const std::system_error& e) {
+    if (e.code() != std::errc::resource_unavailable_try_again)
+      return failed(run, qt::ExitCode::internal, std::string("internal error: ") + e.what());
+    return failed(run, qt::ExitCode::out_of_memory,
+                  std::string("no more threads can be started (") + e.what() +
+                      "): the system or a container limits them; data.workers and train.threads "
+                      "say how many are wanted");
   } catch (const std::exception& e) {
     return failed(run, qt::ExitCode::internal, std::string("internal error: ") + e.what());
   }

@@ -7,6 +7,7 @@
 #include "core/base/files.h"
 #include "core/tensor/transfer.h"
 #include "train/checkpoint.h"
+#include "train/state.h"
 
 namespace qt {
 namespace {
@@ -25,13 +26,22 @@ void set_missing_floor(Quantizer& quantizer) {
   *floor = Tensor::full({1}, floor_share * *std::min_element(values.begin(), values.end()));
 }
 
-NamedTensors tensors_at(const std::string& path) {
-  if (path.ends_with(".safetensors")) return read_safetensors(path).tensors;
-  if (files::exists(path + "/MANIFEST.json"))
-    return load_checkpoint(path).content.tensors("model.safetensors");
+struct StoredWeights {
+  NamedTensors tensors;
+  CodeRanges codes;
+};
+
+StoredWeights weights_of(const LoadedCheckpoint& checkpoint) {
+  return {checkpoint.content.tensors("model.safetensors"),
+          state_from_json(checkpoint.content.state_json, checkpoint.folder).codes};
+}
+
+StoredWeights weights_at(const std::string& path) {
+  if (path.ends_with(".safetensors")) return {read_safetensors(path).tensors, {}};
+  if (files::exists(path + "/MANIFEST.json")) return weights_of(load_checkpoint(path));
   if (files::is_folder(path + "/checkpoints")) {
     const auto newest = CheckpointStore(path + "/checkpoints", 1, 0).load_newest();
-    if (newest) return newest->content.tensors("model.safetensors");
+    if (newest) return weights_of(*newest);
   }
   throw CheckpointError("there is no network in '" + path +
                         "'; allowed: a run folder, a checkpoint folder, a .safetensors file");
@@ -80,13 +90,54 @@ NamedTensors saved_state(Model& model) {
   return list;
 }
 
+bool is_quantized(Model& model, const std::string& what) {
+  std::string with, without;
+  Visitor visitor;
+  visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
+    if (quantizer.step()) (quantizer.ready() ? with : without) = name;
+  };
+  model.visit(visitor);
+  if (!with.empty() && !without.empty())
+    throw CheckpointError("the " + what + " has no step for " + without + ", but one for " + with +
+                          ": it was trained with another quant section");
+  return !with.empty();
+}
+
+CodeRanges code_ranges(Model& model) {
+  CodeRanges ranges;
+  Visitor visitor;
+  visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
+    if (quantizer.step())
+      ranges[name] =
+          std::to_string(quantizer.spec().lo()) + ".." + std::to_string(quantizer.spec().hi());
+  };
+  model.visit(visitor);
+  return ranges;
+}
+
+void check_code_ranges(const CodeRanges& theirs, const CodeRanges& ours, const std::string& what) {
+  for (const auto& [name, range] : theirs) {
+    const auto found = ours.find(name);
+    if (found != ours.end() && found->second != range)
+      throw CheckpointError("the " + what + " has codes " + range + " for " + name +
+                            ", this config " + found->second +
+                            ": it was trained with another quant section");
+  }
+}
+
 void init_from(Model& model, const std::string& path, bool with_steps) {
   try {
-    NamedTensors tensors = tensors_at(path);
+    StoredWeights stored = weights_at(path);
     // Steps fit the width and granularity they were chosen for.
     if (!with_steps)
-      std::erase_if(tensors, [](const auto& entry) { return is_of_quantizer(entry.first); });
-    load_state(model, tensors, true);
+      std::erase_if(stored.tensors, [](const auto& entry) { return is_of_quantizer(entry.first); });
+    load_state(model, stored.tensors, true);
+    if (!with_steps) return;
+    if (!is_quantized(model, "network of " + path))
+      throw CheckpointError("the network of " + path +
+                            " has no quantizer steps, and quant.calibration.batches is 0: nothing "
+                            "would choose them");
+    check_code_ranges(stored.codes, code_ranges(model), "network of " + path);
   } catch (const CheckpointError& e) {
     throw CheckpointError("train.init_from: " + std::string(e.what()));
   }
@@ -113,9 +164,7 @@ void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
     if (quantizer.step() && !quantizer.ready())
       throw ConfigError(
           name + " has no step: " +
-          (batches == 0
-               ? "quant.calibration.batches is 0 and the checkpoint of train.init_from has none"
-               : "calibration did not reach it"));
+          (batches == 0 ? "quant.calibration.batches is 0" : "calibration did not reach it"));
     if (quantizer.step()) set_missing_floor(quantizer);
   };
   model.visit(visitor);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -57,6 +58,21 @@ const char* name_of(RunState state) {
   }
 }
 
+// Of NAME (1), NAME-2, NAME-3, ... the highest that is there, whatever was removed before it; 0:
+// none.
+int newest_of(const std::string& dir, const std::string& name) {
+  int newest = files::exists(dir + "/" + name) ? 1 : 0;
+  for (const std::string& entry : files::list_folder(dir)) {
+    if (!entry.starts_with(name + "-")) continue;
+    int number = 0;
+    const char* const end = entry.data() + entry.size();
+    const auto [at, error] = std::from_chars(entry.data() + name.size() + 1, end, number);
+    if (error == std::errc() && at == end && numbered(name, number) == entry)
+      newest = std::max(newest, number);
+  }
+  return newest;
+}
+
 struct Choice {
   std::string name;
   bool existed = false;
@@ -66,11 +82,9 @@ struct Choice {
 // processes cannot get it both.
 Choice choose(const RunRequest& request) {
   const auto path = [&](const std::string& name) { return request.dir + "/" + name; };
+  const int newest = request.name_given ? 0 : newest_of(request.dir, request.name);
   if (request.resume != Resume::never) {
-    int number = 1;
-    if (!request.name_given)
-      while (files::exists(path(numbered(request.name, number + 1)))) ++number;
-    const std::string name = numbered(request.name, number);
+    const std::string name = numbered(request.name, std::max(newest, 1));
     if (files::exists(path(name))) return {name, true};
     if (request.resume == Resume::must)
       throw ConfigError("there is no run to resume in " + path(request.name) +
@@ -78,7 +92,7 @@ Choice choose(const RunRequest& request) {
     // Another process may have made it in between: then it is resumed, and the lock decides.
     return {name, !files::make_new_folder(path(name))};
   }
-  for (int number = 1;; ++number) {
+  for (int number = newest + 1;; ++number) {
     const std::string name = numbered(request.name, number);
     if (files::make_new_folder(path(name))) return {name, false};
     if (request.name_given)

@@ -10,30 +10,29 @@ namespace {
 // Loshchilov & Hutter 2017, one cycle.
 class Cosine : public Schedule {
  public:
-  double factor(double epoch, double epochs) const override {
-    return epochs > 0 ? 0.5 * (1 + std::cos(3.14159265358979323846 * epoch / epochs)) : 1;
+  double factor(const SchedulePosition& at) const override {
+    return at.epochs > 0 ? 0.5 * (1 + std::cos(3.14159265358979323846 * at.epoch / at.epochs)) : 1;
   }
 };
 
 class StepDown : public Schedule {
  public:
   explicit StepDown(const ScheduleConfig& config)
-      : milestones_(config.milestones), gamma_(config.gamma), warmup_(config.warmup_epochs) {}
-  double factor(double epoch, double) const override {
-    const double now = epoch + warmup_;  // milestones count from the start of the phase
-    const auto passed =
-        std::count_if(milestones_.begin(), milestones_.end(), [&](double m) { return m <= now; });
+      : milestones_(config.milestones), gamma_(config.gamma) {}
+  double factor(const SchedulePosition& at) const override {
+    const auto passed = std::count_if(milestones_.begin(), milestones_.end(),
+                                      [&](double m) { return m <= at.phase_epoch; });
     return std::pow(gamma_, double(passed));
   }
 
  private:
   std::vector<double> milestones_;
-  double gamma_, warmup_;
+  double gamma_;
 };
 
 class Constant : public Schedule {
  public:
-  double factor(double, double) const override { return 1; }
+  double factor(const SchedulePosition&) const override { return 1; }
 };
 
 const ScheduleRegistry::Add add_cosine{
@@ -58,8 +57,9 @@ LearningRate::LearningRate(const ScheduleConfig& config, double highest, int64_t
 double LearningRate::at(int64_t step) const {
   if (step < warmup_) return highest_ * double(step + 1) / double(warmup_);
   const double per_epoch = double(steps_per_epoch_);
-  const double factor =
-      schedule_->factor(double(step - warmup_) / per_epoch, double(steps_ - warmup_) / per_epoch);
+  const double factor = schedule_->factor({.epoch = double(step - warmup_) / per_epoch,
+                                           .epochs = double(steps_ - warmup_) / per_epoch,
+                                           .phase_epoch = double(step) / per_epoch});
   return lowest_ + (highest_ - lowest_) * factor;
 }
 

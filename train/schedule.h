@@ -13,12 +13,17 @@ namespace qt {
 
 struct ScheduleConfig;
 
-// Requires: 0 <= epoch <= epochs, both counted from the end of the warm-up. Ensures: a factor in 0
-// .. 1.
+// Where a step stands, in epochs: of `epochs` after the warm-up, and of the whole phase.
+struct SchedulePosition {
+  double epoch = 0, epochs = 0;  // 0 <= epoch <= epochs
+  double phase_epoch = 0;
+};
+
+// Ensures: a factor in 0 .. 1.
 class Schedule {
  public:
   virtual ~Schedule() = default;
-  virtual double factor(double epoch, double epochs) const = 0;
+  virtual double factor(const SchedulePosition& at) const = 0;
 };
 // Registered in the schedule's file.
 using ScheduleRegistry = Registry<Schedule, const ScheduleConfig&>;

@@ -12,7 +12,9 @@
 namespace qt {
 namespace {
 
-constexpr std::array<int, 4> watched = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
+constexpr std::array<int, 5> watched = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2};
+// What these would end the process for is an error of the write that follows.
+constexpr std::array<int, 2> ignored = {SIGPIPE, SIGXFSZ};
 volatile std::sig_atomic_t received = 0;  // a handler can reach nothing but a global
 
 void note_signal(int signal) {
@@ -24,6 +26,7 @@ const char* name_of_signal(int signal) {
   switch (signal) {
     case SIGTERM: return "SIGTERM";
     case SIGINT: return "SIGINT";
+    case SIGHUP: return "SIGHUP";
     case SIGUSR1: return "SIGUSR1";
     default: return "SIGUSR2";
   }
@@ -38,7 +41,13 @@ StopRequests::StopRequests(std::optional<double> seconds_allowed) {
   action.sa_handler = note_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
-  for (int signal : watched) sigaction(signal, &action, nullptr);
+  for (int signal : watched) {
+    struct sigaction before {};
+    sigaction(signal, nullptr, &before);
+    const bool nohup = signal == SIGHUP && before.sa_handler == SIG_IGN;
+    if (!nohup) sigaction(signal, &action, nullptr);
+  }
+  for (int signal : ignored) std::signal(signal, SIG_IGN);
 }
 
 void StopRequests::allow(double seconds) {
@@ -49,6 +58,7 @@ void StopRequests::allow(double seconds) {
 
 StopRequests::~StopRequests() {
   for (int signal : watched) std::signal(signal, SIG_DFL);
+  for (int signal : ignored) std::signal(signal, SIG_DFL);
 }
 
 std::string StopRequests::reason() const {

@@ -1,5 +1,5 @@
-// train/signals.h -- requests to stop: SIGTERM, SIGINT, SIGUSR1, SIGUSR2 and the end of the allowed
-// time.
+// train/signals.h -- requests to stop: SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2 and the end of the
+// allowed time.
 #pragma once
 #include <chrono>
 #include <optional>
@@ -7,7 +7,9 @@
 
 namespace qt {
 
-// While alive the four signals only set a flag; a second SIGINT ends the process at once.
+// While alive these signals only set a flag; a second SIGINT ends the process at once. SIGHUP stays
+// ignored where it was (nohup). A closed pipe and a file that may not grow are errors of whoever
+// writes (SIGPIPE and SIGXFSZ are ignored).
 class StopRequests {
  public:
   explicit StopRequests(std::optional<double> seconds_allowed = {});

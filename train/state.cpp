@@ -31,6 +31,7 @@ std::string to_json(const TrainState& state) {
   j["steps_per_epoch"] = state.steps_per_epoch;
   j["training_pictures"] = state.training_pictures;
   j["engines"] = state.engines;
+  j["codes"] = state.codes;
   j["phases"] = state.phases;
   j["phase"] = at.phase;
   j["epoch"] = at.epoch;
@@ -68,6 +69,7 @@ TrainState state_from_json(const std::string& text, const std::string& where) {
   if (fields.has("steps_per_epoch")) state.steps_per_epoch = count("steps_per_epoch");
   if (fields.has("training_pictures")) state.training_pictures = count("training_pictures");
   if (fields.has("engines")) state.engines = fields.texts_by_name("engines");
+  if (fields.has("codes")) state.codes = fields.texts_by_name("codes");
   if (fields.has("phases")) state.phases = fields.texts("phases");
   state.at = {.phase = count("phase"),
               .epoch = count("epoch"),

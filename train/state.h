@@ -44,6 +44,7 @@ struct TrainState {
   std::string isa, backward, saved;
   int64_t steps_per_epoch = 0, training_pictures = 0;  // 0: not known
   std::map<std::string, std::string> engines;          // Library::engine_choices
+  std::map<std::string, std::string> codes;            // code_ranges, where steps have been chosen
   std::vector<std::string> phases;                     // of the run, in order; empty: not known
 };
 

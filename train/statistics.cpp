@@ -5,6 +5,7 @@
 #include <array>
 #include <bitset>
 #include <cmath>
+#include <limits>
 
 #include "core/autograd/tape.h"
 #include "core/tensor/transfer.h"
@@ -22,19 +23,23 @@ class Collector : public Observer {
   std::vector<LayerStatistics> list;
 };
 
+// Of the finite ones; no bars where there is none.
 HistogramBars histogram_of(const float* values, int64_t count) {
-  float least = values[0], most = values[0];
+  float least = std::numeric_limits<float>::infinity(), most = -least;
   for (int64_t i = 0; i < count; ++i)
-    least = std::min(least, values[i]), most = std::max(most, values[i]);
-  const double width = std::max((double(most) - least) / bars, 1e-12);
+    if (std::isfinite(values[i]))
+      least = std::min(least, values[i]), most = std::max(most, values[i]);
   HistogramBars histogram;
+  if (least > most) return histogram;
+  const double width = std::max((double(most) - least) / bars, 1e-12);
   for (int k = 0; k < bars; ++k) {
     histogram.left.push_back(least + k * width);
     histogram.right.push_back(least + (k + 1) * width);
     histogram.count.push_back(0);
   }
   for (int64_t i = 0; i < count; ++i)
-    ++histogram.count[size_t(std::min(bars - 1, int((double(values[i]) - least) / width)))];
+    if (std::isfinite(values[i]))
+      ++histogram.count[size_t(std::min(bars - 1, int((double(values[i]) - least) / width)))];
   return histogram;
 }
 
@@ -61,6 +66,7 @@ LayerStatistics statistics_of(const std::string& name, const Tensor& real, const
     const float v = values[i] / step;
     clipped += v > float(codes.hi()) + 0.5f || (codes.lo() < 0 && v < float(codes.lo()) - 0.5f);
     if (codes.lo() == 0 && v < 0) continue;  // ReLU's work, not the quantizer's
+    if (!std::isfinite(values[i])) continue;
     const double error = double(values[i]) - double(code) * step;
     signal += double(values[i]) * values[i];
     noise += error * error;

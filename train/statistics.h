@@ -17,8 +17,8 @@ struct LayerStatistics {
   double clipped = 0;       // share of values outside lo..hi; of unsigned codes only those above hi
   int codes_used = 0;       // different codes that occur
   int codes_possible = 0;   // hi - lo + 1
-  double sqnr = 0;          // signal to quantization noise of the values within reach, dB
-  HistogramBars histogram;  // of the real values
+  double sqnr = 0;          // signal to quantization noise of the finite values within reach, dB
+  HistogramBars histogram;  // of the finite real values
 };
 
 // real: f32; codes: i8 or u8 of its shape with step [1], or [k] per first-axis channel.

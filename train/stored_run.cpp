@@ -16,21 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Whether every quantizer has a step: false after float training, where none has. CheckpointError
-// where some have: the network was trained with another quant section.
-bool is_quantized(Model& model, const std::string& what) {
-  std::string with, without;
-  Visitor visitor;
-  visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
-    if (quantizer.step()) (quantizer.ready() ? with : without) = name;
-  };
-  model.visit(visitor);
-  if (!with.empty() && !without.empty())
-    throw CheckpointError("the " + what + " has no step for " + without + ", but one for " + with +
-                          ": it was trained with another quant section");
-  return !with.empty();
-}
-
 struct Place {
   std::string run;         // the run folder, "" where unknown
   std::string checkpoint;  // a checkpoint folder, "" for a model file
@@ -89,9 +74,12 @@ StoredRun open_run(const StoredRunRequest& request) {
     if (!request.needs_data) return run;
   }
   std::string config = request.config;
-  if (config.empty() && !place.run.empty()) config = place.run + "/config.yaml";
-  if (config.empty() || !files::exists(config))
-    throw ConfigError("no config names the data for '" + request.path + "'; give --config FILE");
+  if (config.empty()) {
+    config = place.run + "/config.yaml";
+    if (place.run.empty() || !files::exists(config))
+      throw ConfigError("no config names network and data for '" + request.path +
+                        "'; give --config FILE");
+  }
   run.experiment = std::make_unique<Experiment>();
   load_config(*run.experiment, config, request.overrides);
   run.test_set = make_dataset(dataset_spec(*run.experiment), Split::test);

@@ -25,6 +25,20 @@ std::string name_of_config(const std::string& path) {
   return fs::is_regular_file(path, ignored) ? fs::path(path).stem().string() : "run";
 }
 
+// That --name and --run-dir, where given, mean the run that --resume=FOLDER continues.
+void check_names_it(const CommandLine& command, const fs::path& run) {
+  const auto same = [](const fs::path& a, const fs::path& b) {
+    return fs::weakly_canonical(fs::absolute(a)) == fs::weakly_canonical(b);
+  };
+  const bool dir_given = command.run_dir != CommandLine().run_dir;
+  const bool fits = command.name.empty() ? !dir_given || same(command.run_dir, run.parent_path())
+                                         : same(fs::path(command.run_dir) / command.name, run);
+  if (!fits)
+    throw ConfigError("--resume=" + command.resume + " goes on in " + run.string() +
+                      "; --run-dir and --name mean another folder. For a new run from its weights: "
+                      "train.init_from");
+}
+
 // From --run-dir, --name and --resume.
 Place place_of(const CommandLine& command) {
   Place place;
@@ -48,6 +62,7 @@ Place place_of(const CommandLine& command) {
         "'; allowed: auto, never, must, or the path of a run or checkpoint folder");
   place.request = {
       .dir = path.parent_path().string(), .name = path.filename().string(), .resume = Resume::must};
+  check_names_it(command, path);
   return place;
 }
 
@@ -205,6 +220,7 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
     if (!run.folder->resumed()) return;
     run.at_rest = false;
     run.folder->write_status(running_at(trainer.steps_done()));
+    if (trainer.is_complete()) return;
     write_run_files(*run.folder, command, config_text, experiment, trainer, ranks);
   });
   const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;

@@ -17,7 +17,7 @@ Trainer::Outcome Trainer::run(const StopRequests& requests) {
 }
 
 Trainer::Outcome Trainer::run_phases(const StopRequests& requests) {
-  while (state_.at.phase < int64_t(plan_.size())) {
+  while (!is_complete()) {
     const int64_t first = state_.at.step * experiment_.train.accumulate;
     if (gpu_)
       gpu_->start_epoch(int(state_.at.epochs_done), first);
@@ -31,9 +31,7 @@ Trainer::Outcome Trainer::run_phases(const StopRequests& requests) {
                   std::to_string(state_.at.steps_done) + "; --resume=auto continues");
         return Outcome::stopped;
       }
-      const int every = experiment_.checkpoint.every_steps;
-      if (every > 0 && state_.at.steps_done % every == 0 && state_.at.step < steps_per_epoch_)
-        save({});
+      if (is_due_for_saving() && state_.at.step < steps_per_epoch_) save({});
     }
     end_epoch();
   }
@@ -102,7 +100,7 @@ std::string Trainer::update(double lr) {
     return "the gradient of " + bad;
   optimizer_->step(lr);
   const Tensor lifted = optimizer_->take_lifted();
-  std::string bad = first_bad_parameter(parameters_, phase().mode != ForwardMode::float32);
+  std::string bad = first_bad_parameter(parameters_, phase().quantized());
   if (bad.empty() && lifted.defined()) state_.projections += int64_t(lifted.to_vector<float>()[0]);
   return bad;
 }
@@ -161,7 +159,8 @@ StepEnd Trainer::run_batches() {
     const Var logits = model_->forward(batch.images, pass);
     const Var loss = softmax_cross_entropy(logits, batch.labels, config.label_smoothing);
     const double value = loss.value().data<float>()[0];
-    if (end.bad.empty()) end.bad = first_not_finite(value);
+    const std::string bad = first_not_finite(value);  // asked each time: it forgets what it watched
+    if (end.bad.empty()) end.bad = bad;
     // Alone there is nobody to agree with; with others all of them end the step first.
     if (ranks_.alone() && !end.bad.empty()) {
       while (++micro < config.accumulate) loader_->next(batch);  // the next step has its own
@@ -188,6 +187,11 @@ Tensor Trainer::backward_seed(const Batch& batch) const {
   return Tensor::full({1}, float(share / double(experiment_.train.accumulate)));
 }
 
+bool Trainer::is_due_for_saving() const {
+  const int every = experiment_.checkpoint.every_steps;
+  return every > 0 && state_.at.steps_done % every == 0;
+}
+
 void Trainer::end_epoch() {
   read_gpu();
   const int64_t epoch = state_.at.epoch + 1;
@@ -202,14 +206,14 @@ void Trainer::end_epoch() {
     check_same(ranks_, saved_state(*model_), state_.at.steps_done);
   }
   note("layer statistics");
-  if (phase().mode != ForwardMode::float32 && experiment_.log.histograms_every > 0 &&
+  if (phase().quantized() && experiment_.log.histograms_every > 0 &&
       due(experiment_.log.histograms_every))
     by_writer(ranks_, "layer statistics", [&] { collect_statistics(); });
   if (due(experiment_.eval.every_epochs)) {
     evaluate_now();
-    if (last_phase()) score = last_evaluation_->top1;
+    if (last_phase() && std::isfinite(last_evaluation_->loss)) score = last_evaluation_->top1;
   }
-  const bool saves = due(experiment_.checkpoint.every_epochs);
+  const bool saves = due(experiment_.checkpoint.every_epochs) || is_due_for_saving();
   advance();
   if (saves)
     save(score);
@@ -248,7 +252,7 @@ void Trainer::diverged(const std::string& what, int64_t step) {
 bool Trainer::statistics_are_frozen() const {
   const double share = double(state_.at.epoch * steps_per_epoch_ + state_.at.step) /
                        double(phase().config->epochs * steps_per_epoch_);
-  return phase().mode != ForwardMode::float32 && experiment_.quant.bn.freeze_at < 1 &&
+  return phase().quantized() && experiment_.quant.bn.freeze_at < 1 &&
          share >= experiment_.quant.bn.freeze_at;
 }
 
@@ -261,7 +265,7 @@ void Trainer::evaluate_now() {
   const int batches = experiment_.quant.bn.reestimate_batches;
   note("evaluation");
   meet(options_.simulation, ranks_, Simulation::Place::eval);
-  if (phase().mode != ForwardMode::float32 && batches > 0 && !statistics_are_frozen()) {
+  if (phase().quantized() && batches > 0 && !statistics_are_frozen()) {
     const auto section = device_->enter();
     Loader loader(train_set_, loader_spec());
     reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode,
@@ -272,8 +276,22 @@ void Trainer::evaluate_now() {
   by_writer(ranks_, "the log of an evaluation", [&] {
     log_->evaluated(phase().name, state_, *last_evaluation_, what_was_evaluated());
   });
-  if (last_phase() && (!state_.best_top1 || last_evaluation_->top1 > *state_.best_top1))
-    state_.best_top1 = last_evaluation_->top1;
+  if (is_best(*last_evaluation_)) state_.best_top1 = last_evaluation_->top1;
+}
+
+bool Trainer::is_best(const Evaluation& result) const {
+  return last_phase() && std::isfinite(result.loss) &&
+         (!state_.best_top1 || result.top1 > *state_.best_top1);
+}
+
+// Logits that are not finite end the run as a loss in training does. Where such steps are left out
+// the next ones may mend it.
+Evaluation Trainer::finite(const Evaluation& result) {
+  if (std::isfinite(result.loss)) return result;
+  if (!skips()) diverged("the loss over the test pictures", state_.at.steps_done);
+  log_->say("step " + std::to_string(state_.at.steps_done) + " (" + phase().name +
+            "): the loss over the test pictures is not finite");
+  return result;
 }
 
 // After QAT it is the integer program that is evaluated, and kept.
@@ -281,7 +299,7 @@ Evaluation Trainer::evaluation() {
   const EvaluateOptions options{.loader = eval_loader_spec(experiment_),
                                 .ranks = ranks_.alone() ? nullptr : &ranks_};
   if (phase().mode == ForwardMode::float32 || !has_program())
-    return evaluate(test_set_, on_device(logits_of_model(*model_, phase().mode)), options);
+    return finite(evaluate(test_set_, on_device(logits_of_model(*model_, phase().mode)), options));
   Program program = integer_program();
   const CodePath path =
       phase().mode == ForwardMode::exact_float ? CodePath::exact_float : CodePath::integer;
@@ -290,10 +308,11 @@ Evaluation Trainer::evaluation() {
     const auto section = device_->enter();
     logits_of = logits_of_program(program, path);
   }
-  const Evaluation result = evaluate(test_set_, on_device(logits_of), options);
+  const Evaluation result = finite(evaluate(test_set_, on_device(logits_of), options));
   program.notes["top1"] = std::to_string(result.top1);
-  const bool best = last_phase() && (!state_.best_top1 || result.top1 > *state_.best_top1);
-  by_writer(ranks_, "saving the integer program", [&] { save_program_files(program, best); });
+  if (!was_complete_)
+    by_writer(ranks_, "saving the integer program",
+              [&] { save_program_files(program, is_best(result)); });
   return result;
 }
 

@@ -40,6 +40,7 @@ struct Phase {
   std::string name;  // "float", "qat"
   const PhaseConfig* config;
   ForwardMode mode;
+  bool quantized() const { return mode != ForwardMode::float32; }
 };
 // Those with epochs.
 std::vector<Phase> plan(const Experiment& experiment);
@@ -57,6 +58,7 @@ class Trainer {
 
   const std::string& stop_reason() const { return stop_reason_; }  // "" where nobody asked
   int64_t steps_done() const { return state_.at.steps_done; }
+  bool is_complete() const { return state_.at.phase == int64_t(plan_.size()); }
   const std::optional<Evaluation>& last_evaluation() const { return last_evaluation_; }
   const std::optional<double>& best_top1() const { return state_.best_top1; }
   const std::string& device() const { return device_->name(); }
@@ -91,11 +93,14 @@ class Trainer {
   void leave_out(const std::string& what, int64_t step);
   Tensor backward_seed(const Batch& batch) const;
   void end_epoch();
+  bool is_due_for_saving() const;
   void advance();
   bool statistics_are_frozen() const;
   void freeze_statistics();
   void evaluate_now();
   Evaluation evaluation();
+  bool is_best(const Evaluation& result) const;
+  Evaluation finite(const Evaluation& result);
   void collect_statistics();
   std::string first_not_finite(double loss);
   [[noreturn]] void diverged(const std::string& what, int64_t step);
@@ -104,6 +109,7 @@ class Trainer {
   // Beginning, saving, continuing, ending: trainer_state.cpp.
   void open_log();
   void restore(const LoadedCheckpoint& from);
+  void check_steps(const std::string& what) const;
   void leave_behind(const LoadedCheckpoint& from) const;
   void check_position(const std::string& folder) const;
   void begin_phase(const NamedTensors* optimizer_state);
@@ -149,6 +155,7 @@ class Trainer {
   std::string stop_reason_;
   Health health_;
   std::optional<Evaluation> last_evaluation_;
+  bool was_complete_ = false;  // when it was continued: nothing is left to train, nor to write
 };
 
 }  // namespace qt

@@ -195,7 +195,7 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
       log_->say("engines of " + std::to_string(state_.engines.size()) +
                 " convolutions are those of the checkpoint");
   } else if (!experiment_.train.init_from->empty()) {
-    const bool with_steps = experiment_.quant.calibration.batches == 0;
+    const bool with_steps = experiment_.quant.calibration.batches == 0 && plan_.back().quantized();
     by_writer(ranks_, "first weights",
               [&] { init_from(*model_, experiment_.train.init_from, with_steps); });
     log_->say("first weights from " + experiment_.train.init_from.get());
@@ -206,7 +206,8 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
     const auto section = device_->enter();
     place_here(*model_);
   }
-  if (state_.at.phase == int64_t(plan_.size())) return;
+  was_complete_ = is_complete();
+  if (was_complete_) return log_->say("the run is complete: its files stay as they are");
   // A phase that was added behind a complete run finds the momentum of the phase before.
   const bool within = state_.at.epoch + state_.at.step > 0;
   listing_bad_samples(
@@ -262,6 +263,7 @@ void Trainer::restore(const LoadedCheckpoint& from) {
   if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
   check_position(from.folder);
   load_state(*model_, from.content.tensors("model.safetensors"), true);
+  check_steps("network of " + from.folder);
   if (store_) leave_behind(from);
   for (const std::string& difference : differences(state_, now)) warn(difference);
   const bool other_world = state_.world != now.world;
@@ -291,6 +293,16 @@ void Trainer::restore(const LoadedCheckpoint& from) {
   state_.training_pictures = now.training_pictures;
 }
 
+// That the steps of a checkpoint are all there where it needs them, and fit this config's codes.
+void Trainer::check_steps(const std::string& what) const {
+  const CodeRanges ours = code_ranges(*model_);
+  const bool needed = is_complete() ? plan_.back().quantized() : state_.at.calibrated;
+  if (!is_quantized(*model_, what) && needed && !ours.empty())
+    throw CheckpointError("the " + what + " has no step for " + ours.begin()->first +
+                          ": it was trained with another quant section");
+  check_code_ranges(state_.codes, ours, what);
+}
+
 // The checkpoints after the one that the run continues.
 void Trainer::leave_behind(const LoadedCheckpoint& from) const {
   for (const int64_t step : from.passed_over)
@@ -315,7 +327,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
                      parameters_);
   learning_rate_.emplace(config.schedule, config.lr, steps_per_epoch_,
                          config.epochs * steps_per_epoch_);
-  if (phase().mode != ForwardMode::float32 && !state_.at.calibrated) calibrate_now();
+  if (phase().quantized() && !state_.at.calibrated) calibrate_now();
   take_step_floors(*model_);
   if (optimizer_state) optimizer_->load(*optimizer_state);
   make_buckets();
@@ -341,7 +353,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
 void Trainer::make_buckets() {
   buckets_.reset();
   if (ranks_.alone()) return;
-  const bool quantized = phase().mode != ForwardMode::float32;
+  const bool quantized = phase().quantized();
   std::vector<NamedVar> trained;
   for (const auto& [name, parameter] : parameters_)
     if (parameter->var.wants_grad() && (quantized || parameter->kind != Parameter::Kind::step))
@@ -368,7 +380,8 @@ void Trainer::calibrate_now() {
   calibrate(*model_, loader, batches, phase().mode, synchronized());
   average_statistics();
   state_.at.calibrated = true;
-  log_->say("quantizer steps chosen from " + std::to_string(batches) + " batches");
+  log_->say(batches == 0 ? "quantizer steps are those of " + experiment_.train.init_from.get()
+                         : "quantizer steps chosen from " + std::to_string(batches) + " batches");
 }
 
 void Trainer::save(std::optional<double> score) {
@@ -384,6 +397,7 @@ void Trainer::save(std::optional<double> score) {
       NamedTensors& kept = content.files["optim.safetensors"] = optimizer_->state();
       for (auto& [name, tensor] : kept) tensor = on_host(tensor);
       state_.engines = current_library().engine_choices();
+      state_.codes = is_quantized(*model_, "network") ? code_ranges(*model_) : CodeRanges();
     }
     content.state_json = to_json(state_);
     store_->save(state_.at.steps_done, content, score, phase_began_at_);
@@ -459,7 +473,7 @@ void Trainer::write_bad_samples() {
   if (!too_many.empty()) throw DataError(too_many);
 }
 
-// A run that was complete when it was continued is looked at once more.
+// A run that was complete when it was continued is looked at once more, and not written.
 void Trainer::finish() {
   if (!last_evaluation_) {
     state_.at.phase = int64_t(plan_.size()) - 1;

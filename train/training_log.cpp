@@ -2,6 +2,7 @@
 #include "train/training_log.h"
 
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <utility>
 
@@ -131,7 +132,7 @@ void TrainingLog::evaluated(const std::string& phase, const TrainState& state,
                    {"eval/loss", evaluation.loss},
                    {"eval/" + phase + "_top1", evaluation.top1}});
   std::array<char, 32> loss{};
-  std::snprintf(loss.data(), loss.size(), "%.4f", evaluation.loss);
+  std::snprintf(loss.data(), loss.size(), "%.4f", std::fabs(evaluation.loss));  // -nan is nan
   say(phase + ", epoch " + std::to_string(state.at.epochs_done + 1) + "/" +
       std::to_string(options_.total_epochs) + ": " + what + " top-1 " + percent(evaluation.top1) +
       ", loss " + loss.data());

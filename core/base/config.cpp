@@ -242,6 +242,8 @@ class Loader {
     chain_.push_back(canonical);
     const NodePtr tree = resolve(make_source(path, *text, int(chain_.size())));
     chain_.pop_back();
+    if (tree && tree->kind == NodeKind::null)
+      return fail(file_problem(path, "the file says nothing; want `key: value` lines", asked_from));
     return tree;
   }
 

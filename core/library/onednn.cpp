@@ -80,6 +80,8 @@ class OneDnn final : public Library {
     check_conv2d_backward_weights(x, dy, shape);
     if (skips_pixels(shape))
       return conv2d_backward_weights(take_pixels(x, shape), dy, dense_shape(shape), precision);
+    if (precision == Precision::bf16 && leaves_scratch_unwritten(shape))
+      return conv2d_backward_weights(x, to_float(dy), shape, Precision::f32);
     const Type type = arithmetic_for(precision);
     if (prefers_winograd(Operation::conv2d_backward_weights, shape, type)) {
       note_winograd("conv2d_backward_weights", shape);
@@ -204,6 +206,11 @@ class OneDnn final : public Library {
     static const bool native = has_native_bf16();
     return precision == Precision::bf16 && native ? Type::bf16 : Type::f32;
   }
+
+  // oneDNN's jit_bf16:avx512_core_bf16 gradient of weights (2.6.3) reads scratch memory that it
+  // has not written where the input is narrower than the stride: weights that only see padding get
+  // whatever was there.
+  static bool leaves_scratch_unwritten(const Conv2dShape& shape) { return shape.w < shape.stride; }
 
   static Tensor operand(const Tensor& t, Type type) {
     return type == Type::bf16 ? to_bf16(t) : to_float(t);

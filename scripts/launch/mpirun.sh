@@ -7,7 +7,7 @@
 #   REQUEUE=1         start again from the newest checkpoint when the program stopped itself with one (exit code 75, for
 #                     example after --max-time) and nobody asked this script to stop
 #
-# SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 to this script end the step, save and exit with 75: they reach the program as
+# SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 to this script end the step, save and exit with 75: they reach the program as
 # SIGUSR2, because mpirun itself gives its processes only a second after SIGTERM. Exit codes are those of qattrain; a
 # rank that was killed is 7, where mpirun alone would say 137.
 set -uo pipefail
@@ -49,7 +49,7 @@ newest() { # newest ARGUMENTS...: into $again, those that go on where the run st
 
 run() { # run COMMAND...: waits for it and passes signals on; the exit code is in $code
   local child=
-  trap 'asked=true; [[ -z $child ]] || kill -USR2 "$child" 2>/dev/null' TERM INT USR1 USR2
+  trap 'asked=true; [[ -z $child ]] || kill -USR2 "$child" 2>/dev/null' TERM INT HUP USR1 USR2
   # In a session of its own: a terminal's Ctrl-C comes here only, and not to mpirun as well, which would end its ranks.
   setsid "$@" &
   child=$!
@@ -60,7 +60,7 @@ run() { # run COMMAND...: waits for it and passes signals on; the exit code is i
   done
   wait "$child" # where a signal ended the last one
   code=$?
-  trap - TERM INT USR1 USR2
+  trap - TERM INT HUP USR1 USR2
 }
 
 run "${command[@]}" "$@"

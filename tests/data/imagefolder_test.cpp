@@ -123,10 +123,12 @@ using F = const TemporaryFolder&;
 TEST(ImageFolder, RefusesBmpAndWebPAtTheStartAndNamesWhatIsAllowed) {
   for (const auto& [file, content, format] :
        {std::tuple{"d.BMP", "BM0123456789", "BMP"}, {"d.webp", "RIFF0000WEBPVP8 ", "WebP"}}) {
-    const std::string message = message_after([&](F folder, DatasetSpec& spec) {
+    const auto add = [name = std::string("train/bee/") + file, content = content](
+                         F folder, DatasetSpec& spec) {
       spec.cache_bytes = 0;  // nothing is decoded before it is asked for
-      folder.write(std::string("train/bee/") + file, content);
-    });
+      folder.write(name, content);
+    };
+    const std::string message = message_after(add);
     EXPECT_EQ(message, std::string("'PATH/train/bee/") + file + "': " + format +
                            " is not supported; supported: JPEG, PNG, PPM");
   }
@@ -209,6 +211,7 @@ TEST(ImageFolder, WithoutImageSizeAPictureOfAnotherSizeIsABadOne) {
     folder.write(
         "train/ant/" + std::to_string(1000 + i) + ".ppm",
         test::ppm_of(i == 7 ? smooth_picture(4, 6, 7) : smooth_picture(4, 4, uint32_t(i))));
+  folder.write("train/bee/1.ppm", test::ppm_of(smooth_picture(4, 4, 1)));
   for (int64_t cache_bytes : {int64_t{0}, int64_t{1} << 20}) {
     DatasetSpec spec = spec_of(folder);
     spec.cache_bytes = cache_bytes;

@@ -66,6 +66,18 @@ class ModelFile : public testing::Test {
   }
 };
 
+TEST_F(ModelFile, ADamagedNumberIsNoticed) {
+  EXPECT_THAT(refusal([](SafetensorsFile& file) {
+                for (auto& [name, tensor] : file.tensors)
+                  if (name.ends_with(".codes")) return void(tensor.data<int8_t>()[3] ^= 1);
+              }),
+              HasSubstr("damaged: the checksum"));
+  EXPECT_THAT(refusal([](SafetensorsFile& file) { file.metadata["notes"] = "{}"; }),
+              HasSubstr("damaged: the checksum"));
+  EXPECT_EQ(refusal([](SafetensorsFile& file) { file.metadata.erase("checksum"); }), "accepted")
+      << "other programs need not write one";
+}
+
 TEST_F(ModelFile, ComesBackAndRunsTheSame) {
   save_program(path_, program_);
   const Program loaded = load_program(path_);

@@ -61,7 +61,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, GpuConvolution, ::testing::ValuesIn(convolution_
 
 // Layers of a ResNet's blocks: cuDNN adds the gradient to what is there.
 TEST_F(GpuConvolution, GradientsOfBlocksAreAddedByCudnn) {
-  const LibraryUnderTest& library = libraries_under_test().front();
+  const LibraryUnderTest library = libraries_under_test().front();
   if (!library.has_cudnn) GTEST_SKIP() << "no cuDNN here";
   for (const Conv2dShape& shape :
        {Conv2dShape{.n = 4, .h = 8, .w = 8, .c = 64, .k = 64, .r = 3, .s = 3, .padding = 1},

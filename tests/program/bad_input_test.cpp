@@ -55,8 +55,8 @@ TEST_F(BadInput, UnknownOptionsAreRefused) {
   EXPECT_FAILS(run({}), 2, "no config file");
 }
 
-TEST_F(BadInput, AGpuIsRefusedByTheProcessorsBuild) {
-  EXPECT_FAILS(run(tiny({"--device", "cuda:0"})), 2, "cuda:0", "cpu");
+TEST_F(BadInput, AGpuThatIsNotThereIsRefused) {
+  EXPECT_FAILS(run(tiny({"--device", "cuda:999"})), 2, "cuda:999", "allowed: auto, cpu");
 }
 
 TEST_F(BadInput, Bf16IsRefusedByAProcessorThatDoesNotMultiplyIt) {
@@ -192,12 +192,53 @@ TEST_F(BadInput, DivergenceNamesTheStepAndKeepsTheCheckpoint) {
   EXPECT_NE(read(path("runs/run/STATUS.json")).find("\"failed\""), std::string::npos);
 }
 
+// Steps that end with finite weights, far too large ones.
+TEST_F(BadInput, ANetworkWhoseLogitsAreNotFiniteIsNoResult) {
+  for (const std::vector<std::string>& far :
+       {std::vector<std::string>{"train.float.lr=1e5", "train.qat.epochs=0"},
+        {"train.float.lr=1e15", "--limit-train-batches", "1"},
+        {"train.qat.lr=1e15", "--limit-train-batches", "1"},
+        {"train.float.lr=1e5", "train.on_nan=skip"}}) {
+    fs::remove_all(path("runs"));
+    EXPECT_FAILS(run(tiny(far)), 5, "error: ");
+    EXPECT_TRUE(has(read(path("runs/run/STATUS.json")), "\"failed\"")) << far[0];
+  }
+}
+
 TEST_F(BadInput, ARunNameThatIsTakenIsRefused) {
   ASSERT_EQ(run(tiny({"--limit-train-batches", "1"})).code, 0);
   EXPECT_FAILS(run(tiny()), 2, "--resume=auto");
 }
 
 TEST_F(BadInput, ResumeMustNeedsARun) { EXPECT_FAILS(run(tiny({"--resume=must"})), 2, "must"); }
+
+TEST_F(BadInput, ARunThatIsContinuedByItsPathHasNoOtherName) {
+  ASSERT_EQ(run(tiny()).code, 0);
+  EXPECT_FAILS(run(tiny({"--resume=" + path("runs/run")}, "branch")), 2, "goes on in",
+               "--run-dir and --name mean another folder", "train.init_from");
+  EXPECT_EQ(run(tiny({"--resume=" + path("runs/run")})).code, 0) << "its own name may be given";
+}
+
+TEST_F(BadInput, AWordThatIsNoVerbIsRefusedAsOne) {
+  EXPECT_FAILS(run({"evla", path("runs/run")}), 2, "'evla'", "nor is it a verb",
+               "train, eval, inspect, data, doctor");
+}
+
+TEST_F(BadInput, AConfigOfTheCommandLineIsTheOneThatIsMissing) {
+  ASSERT_EQ(run(tiny({"train.float.epochs=0"})).code, 0);
+  fs::rename(path("runs/run/export/model.qat"), path("lone.qat"));
+  fs::rename(last_checkpoint(), path("lone"));
+  EXPECT_FAILS(run({"eval", path("lone.qat"), "--config", path("none.yaml")}), 2, "none.yaml",
+               "no such file");
+  EXPECT_FAILS(run({"inspect", path("lone")}), 2, "give --config FILE");
+  const Result result = run({"inspect", path("lone"), "--config", tiny_config()});
+  EXPECT_EQ(result.code, 0) << result.output;
+}
+
+TEST_F(BadInput, AConfigOfNothingIsRefused) {
+  for (const char* text : {"", "---\n", "null\n", "# keys to come\n"})
+    EXPECT_FAILS(run({write("nothing.yaml", text)}), 2, "nothing.yaml", "want `key: value` lines");
+}
 
 }  // namespace
 }  // namespace qt::program

@@ -10,12 +10,7 @@
 namespace qt::program {
 namespace {
 
-class CommandLineTest : public ProgramTest {
- protected:
-  static bool has(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
-  }
-};
+class CommandLineTest : public ProgramTest {};
 
 TEST_F(CommandLineTest, QuestionsAreAnsweredWithoutARun) {
   EXPECT_TRUE(has(run({"--help"}).output, "Exit codes"));

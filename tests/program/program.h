@@ -47,6 +47,9 @@ class ProgramTest : public ::testing::Test {
   }
   void TearDown() override { fs::remove_all(folder_); }
 
+  static bool has(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+  }
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
   std::string write(const std::string& name, const std::string& text) const {
     fs::create_directories((folder_ / name).parent_path());

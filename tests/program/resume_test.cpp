@@ -60,7 +60,7 @@ TEST_F(Resume, AKilledRunEndsWithTheBytesOfOneThatWasNot) {
 TEST_F(Resume, SignalsStopAfterACheckpointAndTheRunGoesOn) {
   ASSERT_EQ(run(saving({}, "whole")).code, 0);
   size_t lines = 2;
-  for (int signal : {SIGTERM, SIGINT, SIGUSR1, SIGUSR2}) {
+  for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) {
     const pid_t process = start(saving({"--resume=auto"}));
     wait_for_lines(process, lines);
     kill(process, signal);
@@ -72,6 +72,15 @@ TEST_F(Resume, SignalsStopAfterACheckpointAndTheRunGoesOn) {
   const Result last = run(saving({"--resume=must"}));
   ASSERT_EQ(last.code, 0) << last.output;
   EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+TEST_F(Resume, AReaderThatGoesAwayAndAClosedTerminalUnderNohupEndNothing) {
+  tiny_config();
+  const Result result = shell(
+      "(trap '' HUP; exec \"$QATTRAIN\" tiny.yaml --run-dir runs --name run --no-progress) 2>&1 "
+      ">/dev/null | head -1; while ! grep -q done runs/run/STATUS.json; do sleep 0.05; done");
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_TRUE(fs::exists(path("runs/run/export/model.qat")));
 }
 
 TEST_F(Resume, TheAllowedTimeStopsLikeASignal) {
@@ -98,6 +107,16 @@ TEST_F(Resume, GoesOnFromANamedCheckpointWithAccumulation) {
     ASSERT_EQ(result.code, 0) << result.output;
     EXPECT_TRUE(final_bytes() == whole) << step;
   }
+}
+
+TEST_F(Resume, ACheckpointThatIsDueWithAnEpochsLastStepIsSaved) {
+  ASSERT_EQ(
+      run(tiny({"checkpoint.every_epochs=0", "checkpoint.every_steps=4", "checkpoint.keep_last=10",
+                "train.float.epochs=0", "train.qat.epochs=3", "--limit-train-batches", "4"}))
+          .code,
+      0);
+  for (const char* step : {"step-00000004", "step-00000008", "step-00000012"})
+    EXPECT_TRUE(fs::exists(path("runs/run/checkpoints/" + std::string(step)))) << step;
 }
 
 TEST_F(Resume, ACompleteRunSaysItsResultAgain) {

@@ -9,9 +9,6 @@ namespace {
 
 class UnfitInput : public ProgramTest {
  protected:
-  static bool has(const std::string& text, const std::string& part) {
-    return text.find(part) != std::string::npos;
-  }
   static std::vector<std::string> letters(int count) {
     std::vector<std::string> names;
     for (int i = 0; i < count; ++i) names.emplace_back(1, char('a' + i));
@@ -74,6 +71,56 @@ TEST_F(UnfitInput, ACheckpointIsNotContinuedInAnotherPhase) {
   EXPECT_TRUE(has(more.output, "integer-program top-1")) << more.output;
 }
 
+TEST_F(UnfitInput, ACompleteRunIsNotTouchedByAnotherConfig) {
+  ASSERT_EQ(run(tiny({"train.float.epochs=0"})).code, 0);
+  const auto files = [&] {
+    return final_bytes() + read(path("runs/run/export/best.qat")) +
+           read(path("runs/run/config.yaml"));
+  };
+  const std::string before = files();
+  for (const char* other : {"data.workers=3", "data.test_images=5", "train.qat.lr=0.1"}) {
+    const Result result = run(tiny({"--resume=auto", "train.float.epochs=0", other}));
+    EXPECT_EQ(result.code, 0) << result.output;
+    EXPECT_TRUE(has(result.output, "the checkpoint's config is another one") &&
+                has(result.output, "the run is complete: its files stay as they are"))
+        << result.output;
+  }
+  EXPECT_TRUE(files() == before);
+}
+
+TEST_F(UnfitInput, StepsAreNotTakenForOtherCodes) {
+  const std::vector<std::string> qat = {"train.float.epochs=0"};
+  const auto with = [&](std::vector<std::string> more, const std::string& name = "run") {
+    more.insert(more.end(), qat.begin(), qat.end());
+    return run(tiny(more, name));
+  };
+  ASSERT_EQ(with({"--max-time", "0s"}).code, 75);
+  const std::string status = read(path("runs/run/STATUS.json"));
+  EXPECT_FAILS(with({"--resume=auto", "quant.weights.bits=4"}), 4, "has codes -127..127 for",
+               "this config -7..7", "another quant section");
+  EXPECT_FAILS(with({"--resume=auto", "quant.residual=both"}), 4, "has no step for",
+               "another quant section");
+  EXPECT_EQ(read(path("runs/run/STATUS.json")), status);
+  ASSERT_EQ(with({"--resume=auto"}).code, 0);
+  const std::vector<std::string> from = {"train.init_from=" + path("runs/run"),
+                                         "quant.calibration.batches=0"};
+  EXPECT_FAILS(with({from[0], from[1], "quant.activations.bits=4"}, "four"), 4, "train.init_from",
+               "has codes 0..127 for", "this config 0..15");
+  const Result same = with(from, "same");
+  EXPECT_EQ(same.code, 0) << same.output;
+  EXPECT_TRUE(has(same.output, "quantizer steps are those of " + path("runs/run"))) << same.output;
+}
+
+TEST_F(UnfitInput, StepsThatNothingWouldChooseAreFoundAtTheStart) {
+  EXPECT_FAILS(run(tiny({"quant.calibration.batches=0"})), 2, "quant.calibration.batches",
+               "train.init_from");
+  ASSERT_EQ(run(tiny({"train.qat.epochs=0"}, "float")).code, 0);
+  const Result result = run(
+      tiny({"quant.calibration.batches=0", "train.init_from=" + path("runs/float")}, "without"));
+  EXPECT_FAILS(result, 4, "train.init_from", "has no quantizer steps");
+  EXPECT_FALSE(has(result.output, "float, epoch 1")) << result.output;
+}
+
 TEST_F(UnfitInput, AFailedAttemptToResumeAKilledRunIsSaidWithItsStep) {
   ASSERT_EQ(run(tiny({"--max-time", "0s"})).code, 75);
   ASSERT_EQ(run(tiny({"--max-time", "0s", "--resume=auto"})).code, 75);
@@ -121,7 +168,12 @@ TEST_F(UnfitInput, DataCountsAllBadPicturesAndDoesWhatTheConfigSays) {
     for (const char* file : {"train/pear/3.jpg", "train/pear/4.jpg", "test/apple/x.jpg"})
       EXPECT_TRUE(has(text, std::string("  bad: '") + path("pictures/") + file)) << text;
   };
+  write("pictures/train/loose.ppm", "not in a class folder");
   const Result stop = data({});
+  EXPECT_TRUE(has(stop.output, "train: 26 pictures of 16x16, 2 classes; 2 cannot be read") &&
+              has(stop.output, "outside of class folders: loose.ppm"))
+      << stop.output;
+  EXPECT_FALSE(has(stop.output, "skipped")) << stop.output;
   EXPECT_FAILS(stop, 3, "3 pictures cannot be read; data.on_error=skip");
   names_all(stop.output);
   const Result few = data({"data.on_error=skip"});

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 
 #include <cerrno>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
@@ -71,6 +72,14 @@ TEST_F(RunFolders, AutomaticResumeOfADerivedNameContinuesTheYoungest) {
   const RunFolder run = RunFolder::create(request("smoke", false, Resume::automatic));
   EXPECT_EQ(run.name(), "smoke-2");
   EXPECT_TRUE(run.resumed());
+}
+
+TEST_F(RunFolders, NumbersAreCountedOnWhereOneWasRemoved) {
+  for (int i = 0; i < 3; ++i) RunFolder::create(request("smoke", false));
+  RunFolder::create(request("smoke-x"));
+  std::filesystem::remove_all(temporary_ / "runs/smoke-2");
+  EXPECT_EQ(RunFolder::create(request("smoke", false, Resume::automatic)).name(), "smoke-3");
+  EXPECT_EQ(RunFolder::create(request("smoke", false)).name(), "smoke-4");
 }
 
 TEST_F(RunFolders, MustResumeNeedsSomethingToResume) {

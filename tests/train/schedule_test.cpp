@@ -39,7 +39,7 @@ TEST(Schedule, WarmsUpInALineAndThenStartsAtTheTop) {
 }
 
 TEST(Schedule, StepsDownAtMilestonesCountedFromThePhasesStart) {
-  for (const std::string warmup : {"", ", warmup_epochs: 1"}) {
+  for (const std::string warmup : {"", ", warmup_epochs: 1", ", warmup_epochs: 0.6"}) {
     const LearningRate lr = rates("kind: step, milestones: [3, 5], gamma: 0.5" + warmup, 1, 4, 40);
     EXPECT_DOUBLE_EQ(lr.at(11), 1);
     EXPECT_DOUBLE_EQ(lr.at(12), 0.5);

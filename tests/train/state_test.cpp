@@ -25,12 +25,14 @@ TEST(TrainState, ComesBackFromJson) {
   state.isa = "avx2", state.backward = "f32", state.saved = "f16";
   state.steps_per_epoch = 13, state.training_pictures = 14;
   state.engines = {{"convolution of codes 1x2x2x16 -> 16", "cuDNN 9.19.0 engine 38 (choice 2)"}};
+  state.codes = {{"conv1.weight_quant", "-127..127"}};
   const TrainState back = state_from_json(to_json(state), "here");
   EXPECT_EQ(to_json(back), to_json(state));
   EXPECT_EQ(back.meter.loss, 0.1 + 0.2);  // bit for bit
   EXPECT_EQ(*back.best_top1, 100.0 / 3);
   EXPECT_EQ(back.phases, state.phases);
   EXPECT_EQ(back.engines, state.engines);
+  EXPECT_EQ(back.codes, state.codes);
   EXPECT_TRUE(differences(back, state).empty());
 }
 
@@ -81,8 +83,8 @@ TEST(TrainState, NamesTheKeyThatIsMissingOrOfAnotherKind) {
     less.erase(key);
     // Not in early checkpoints.
     const std::set<std::string> optional = {
-        "world",    "phases", "engines",         "skipped",          "isa",
-        "backward", "saved",  "steps_per_epoch", "training_pictures"};
+        "world", "phases",   "engines", "codes",           "skipped",
+        "isa",   "backward", "saved",   "steps_per_epoch", "training_pictures"};
     if (optional.contains(key)) continue;
     EXPECT_EQ(refusal_of_state(less.dump()), "here/state.json has no " + name);
   }

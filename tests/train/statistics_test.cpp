@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <set>
 
 #include "tests/layers/training_pass.h"
@@ -27,6 +28,26 @@ TEST(LayerStatistics, CountClippedValuesAndUsedCodes) {
   EXPECT_EQ(count, 8);
   EXPECT_EQ(s.histogram.left.front(), -9);
   EXPECT_NEAR(s.histogram.right.back(), 100, 1e-9);
+}
+
+// As a network leaves them whose learning rate is far too high.
+TEST(LayerStatistics, LeaveOutWhatIsNotFinite) {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::nanf("");
+  const auto of = [](const std::vector<float>& real, const std::vector<int8_t>& codes) {
+    const Shape shape{int64_t(real.size())};
+    return statistics_of("x", Tensor::of(shape, real),
+                         Tensor::of(shape, codes).with_scale(Tensor::full({1}, 1.0f), -3, 3));
+  };
+  const LayerStatistics some = of({-inf, nan, -1.25f, 2, 3e38f, inf}, {-3, -3, -1, 2, 3, 3});
+  double count = 0;
+  for (double c : some.histogram.count) count += c;
+  EXPECT_EQ(count, 3);
+  EXPECT_EQ(some.histogram.left.front(), -1.25);
+  EXPECT_DOUBLE_EQ(some.clipped, 3.0 / 6);
+  EXPECT_TRUE(std::isfinite(some.sqnr));
+  const LayerStatistics none = of({inf, nan}, {3, -3});
+  EXPECT_TRUE(none.histogram.count.empty());
+  EXPECT_EQ(none.sqnr, 0);
 }
 
 // What rounds to the outermost code is within its half step, not clipped.

@@ -507,8 +507,10 @@ TEST(Config, ExplainsAKey) {
             "train.clip: norm of gradients\n  type:    number or null\n"
             "  allowed: a number greater than 0 or null\n  default: null\n  now:     2, from "
             "a.yaml:1:9\n");
-  EXPECT_TRUE(
-      contains(explain(config, "quant.overrides.\"layer4.*\".weights.bits"), "width of a code"));
+  // Of one layer alone: what is not set there is as for all.
+  EXPECT_TRUE(contains(explain(config, "quant.overrides.\"layer4.*\".weights.bits"),
+                       "width of a code\n  type:    integer\n  allowed: an integer in [2, 8]\n  "
+                       "default: not set\n"));
   EXPECT_TRUE(contains(explain(config, "quant.overrides"), "by layer name pattern"));
   EXPECT_TRUE(contains(explain(config, "quant"), "weights: of weights"));
   EXPECT_TRUE(contains(explain(config, ""), "seed: of every draw"));
@@ -530,6 +532,9 @@ TEST(Config, DescribesItselfAsATable) {
       contains(table, "| `quant.weights.bits` | an integer in [2, 8] | `8` | width of a code |\n"))
       << table;
   EXPECT_TRUE(contains(table, "| `quant.overrides` | a mapping | `{}` | by layer name pattern |\n"))
+      << table;
+  EXPECT_TRUE(contains(
+      table, "| `quant.overrides.PATTERN.weights.bits` | an integer in [2, 8] | not set |"))
       << table;
 }
 

@@ -2,6 +2,7 @@
 // loops.
 #include <gtest/gtest.h>
 
+#include "core/autograd/gradcheck.h"
 #include "core/library/convert.h"
 #include "core/library/onednn_integer.h"
 #include "core/library/winograd/winograd.h"
@@ -42,6 +43,30 @@ TEST(FloatConvolution, GradientOfTheWeightsEqualsPlainLoops) {
         relative_error(dw, reference()->conv2d_backward_weights(x, dy, shape, Precision::f32)),
         tolerance)
         << shape.text();
+  }
+}
+
+// Weights that only ever see padding have a gradient of zero, whatever lay in free memory.
+TEST(FloatConvolution, GradientOfTheWeightsOfMapsNarrowerThanTheStrideIsWhollyComputed) {
+  for (const Conv2dShape& shape : {
+           Conv2dShape{
+               .n = 4, .h = 1, .w = 1, .c = 16, .k = 16, .r = 3, .s = 3, .stride = 2, .padding = 1},
+           Conv2dShape{
+               .n = 4, .h = 4, .w = 1, .c = 16, .k = 16, .r = 3, .s = 3, .stride = 2, .padding = 1},
+           Conv2dShape{
+               .n = 4, .h = 1, .w = 4, .c = 16, .k = 16, .r = 3, .s = 3, .stride = 2, .padding = 1},
+           Conv2dShape{
+               .n = 4, .h = 2, .w = 2, .c = 16, .k = 16, .r = 3, .s = 3, .stride = 3, .padding = 1},
+       }) {
+    const Tensor x = random_floats(shape.x_shape(), 1),
+                 dy = to_bf16(random_floats(shape.y_shape(), 2));
+    const Tensor wanted =
+        reference()->conv2d_backward_weights(x, to_float(dy), shape, Precision::f32);
+    poison_free_memory();
+    const Tensor dw = onednn()->conv2d_backward_weights(
+        x, onednn()->gradient_type(Precision::bf16) == DType::bf16 ? dy : to_float(dy), shape,
+        Precision::bf16);
+    EXPECT_LT(relative_error(dw, wanted), 0.01) << shape.text();
   }
 }
 
