@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# gpu_report.sh [--build-dir DIR] [--output FOLDER] [--minutes N] [--total N] [--quick] -- everything there is to learn from a
-# machine with an NVIDIA GPU, in one command: tests, compute-sanitizer, a training run, timings. Leaves one folder.
+# gpu_report.sh [--build-dir DIR] [--output FOLDER] [--minutes N] [--total N] [--quick] [--bench ARGUMENTS] -- everything there
+# is to learn from a machine with an NVIDIA GPU, in one command: tests, compute-sanitizer, a training run, timings. Leaves one folder.
 #
 #   --build-dir DIR   default: the bundle this script lies in (scripts/bundle.sh), else build/cuda
 #   --output FOLDER   default: gpu-report-<date>-<time>
 #   --minutes N       no step takes longer (default 60)
 #   --total N         after so many minutes (Ns: seconds) what is left is not run (default: no limit)
 #   --quick           without compute-sanitizer and the comparison with PyTorch
+#   --bench "..."     arguments of scripts/bench/gpu, for example "--peers bf16 lsq-native-bf16 --rounds 2 --steps 20": all
+#                     peers and rounds of four networks take most of an hour
+#   --nets "..."      networks of the comparison and of single layers, in this order (default: imagenet-resnet18 cifar-resnet20
+#                     imagenet-resnet50 cifar-resnet18)
 #
-# Steps come in the order of what they tell: tests, a training run, single layers and PyTorch network by network, each with
-# results of its own, and compute-sanitizer last. FOLDER/summary.md has a line for each step: what came out, after how long, and
+# Steps come in the order of what they tell: doctor (does an integer convolution run, and by whose kernel), tests, a training run,
+# PyTorch and single layers network by network, each with results of its own, and compute-sanitizer last. FOLDER/summary.md has a line for each step: what came out, after how long, and
 # its log. QATTRAIN_PYTHON (default: python3) names a Python with PyTorch for scripts/bench/gpu; without PyTorch that is skipped.
 #
 # Exit codes: 0 all passed or was skipped; 1 something failed, the rest has run all the same; 2 usage; 3 no GPU: nothing ran.
@@ -17,15 +21,17 @@ set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 usage() { sed -n '2,3s/^# //p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
-build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 total='' quick=false
+build='' output=gpu-report-$(date +%Y%m%d-%H%M%S) minutes=60 total='' quick=false bench=() nets=(imagenet-resnet18 cifar-resnet20 imagenet-resnet50 cifar-resnet18)
 while (($#)); do
   case $1 in
-    --build-dir | --output | --minutes | --total)
+    --build-dir | --output | --minutes | --total | --bench | --nets)
       (($# > 1)) || usage
       case $1 in
         --build-dir) build=$2 ;;
         --output) output=$2 ;;
         --minutes) minutes=$2 ;;
+        --bench) read -ra bench <<<"$2" ;;
+        --nets) read -ra nets <<<"$2" ;;
         *) total=$2 ;;
       esac
       shift 2
@@ -43,9 +49,9 @@ esac
 
 # How programs are started: of a bundle by its `run`, which finds CUDA's libraries.
 if [[ -z $build && -x $root/run ]]; then
-  start=("$root/run") programs=$root/bin
+  start=("$root/run") programs=$root/bin where=("$root/run" --where)
 else
-  start=() programs=$(realpath -m "${build:-$root/build/cuda}")
+  start=() programs=$(realpath -m "${build:-$root/build/cuda}") where=()
 fi
 command_of() { # command_of PROGRAM: sets `command`
   command=("${start[@]}" "$1")
@@ -69,6 +75,7 @@ cd "$root" || exit 1
 failed=0
 {
   echo "$version"
+  "${where[@]}"
   lscpu
   nvidia-smi
   nvidia-smi -q
@@ -108,36 +115,37 @@ present() { # present NAME PROGRAM: whether it was built
   return 1
 }
 
+command_of qattrain
+step doctor "${command[@]}" doctor --device cuda
+sed -n 's/^integer convolution: /An integer convolution runs by: /p' "$output/doctor.log" | tee -a "$output/summary.md"
 if present tests gpu_test; then
   command_of gpu_test
   step tests "${command[@]}" "--gtest_output=xml:$output/tests.xml"
 fi
 command_of qattrain
 step training "${command[@]}" configs/smoke.yaml --device cuda --no-progress --run-dir "$output/runs"
-if present kernels gpu_bench; then
-  command_of gpu_bench
-  for net in imagenet_resnet18 cifar_resnet20 imagenet_resnet50 cifar_resnet18; do
-    step "kernels_$net" "${command[@]}" "--benchmark_filter=^$net/" "--benchmark_out=$output/kernels_$net.json" \
-      --benchmark_out_format=json
+python=${QATTRAIN_PYTHON:-python3} binary=$programs/qattrain
+if ((${#start[@]} > 0)); then binary=$root/qattrain; fi
+has_torch=false
+if ! $quick && "$python" -c 'import torch' 2>/dev/null; then has_torch=true; fi
+if ! $quick && ! $has_torch; then row pytorch "skipped: $python has no PyTorch" 0 ""; fi
+for net in "${nets[@]}"; do
+  if $has_torch; then
+    step "pytorch_$net" "$python" scripts/bench/gpu --binary "$binary" --nets "$net" --work "$output/pytorch_$net" \
+      --pictures "$output/pictures" "${bench[@]}"
+  fi
+  if present kernels gpu_bench; then
+    command_of gpu_bench
+    step "kernels_${net//-/_}" "${command[@]}" "--benchmark_filter=^${net//-/_}/" \
+      "--benchmark_out=$output/kernels_${net//-/_}.json" --benchmark_out_format=json
+  fi
+done
+rm -rf "$output/pictures"
+if ! $quick && [[ -x $programs/gpu_test ]]; then
+  command_of gpu_test
+  for tool in memcheck racecheck initcheck synccheck; do
+    step "$tool" bash tests/gpu/compute_sanitizer.sh "$tool" "${command[@]}"
   done
-fi
-if ! $quick; then
-  python=${QATTRAIN_PYTHON:-python3}
-  if "$python" -c 'import torch' 2>/dev/null; then
-    binary=$programs/qattrain
-    if ((${#start[@]} > 0)); then binary=$root/qattrain; fi
-    for net in imagenet-resnet18 cifar-resnet20 imagenet-resnet50 cifar-resnet18; do
-      step "pytorch_$net" "$python" scripts/bench/gpu --binary "$binary" --nets "$net" --work "$output/pytorch_$net"
-    done
-  else
-    row pytorch "skipped: $python has no PyTorch" 0 ""
-  fi
-  if [[ -x $programs/gpu_test ]]; then
-    command_of gpu_test
-    for tool in memcheck racecheck initcheck synccheck; do
-      step "$tool" bash tests/gpu/compute_sanitizer.sh "$tool" "${command[@]}"
-    done
-  fi
 fi
 
 echo "report: $output"

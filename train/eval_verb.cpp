@@ -89,7 +89,7 @@ CheckedSplit check_split(DatasetSpec spec, Split split) {
   return {split, set, int64_t(bad.size())};
 }
 
-// The kernel that a small integer convolution runs on this machine.
+// The kernel that a small integer convolution runs where current_stream() works.
 std::string integer_kernel() {
   const Conv2dShape shape{.n = 1, .h = 8, .w = 8, .c = 32, .k = 32, .r = 3, .s = 3, .padding = 1};
   const Tensor step = Tensor::full({1}, 1.0f);
@@ -191,6 +191,7 @@ ExitCode data_verb(const CommandLine& command) {
 
 ExitCode doctor_verb(const CommandLine& command) {
   const auto device = open_device(command.device);
+  const auto section = device->enter();
   print(std::string("qattrain ") + version_number + " (" + version_commit +
         ")\ncores: " + std::to_string(std::thread::hardware_concurrency()) + ", threads used: " +
         std::to_string(pin_threads(0)) + "\ninstruction set: " + instruction_sets() +

@@ -205,8 +205,10 @@ Precision backward_precision(const Experiment& experiment, bool on_gpu) {
   return precision_from(name);
 }
 
-Precision float_forward_precision(const Experiment& experiment) {
-  return precision_from(experiment.train.float_forward);
+Precision float_forward_precision(const Experiment& experiment, bool on_gpu) {
+  const std::string& name = experiment.train.float_forward;
+  if (name == "auto") return on_gpu ? Precision::bf16 : Precision::f32;
+  return precision_from(name);
 }
 
 }  // namespace qt

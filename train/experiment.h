@@ -181,9 +181,9 @@ struct TrainConfig : Section {
       "what backward reads of each normalized value: the convolution's sum, or 16 bits, which take "
       "a third less memory"};
   Key<std::string> float_forward{
-      this, "float_forward", "f32", one_of("f32", "tf32", "bf16"),
-      "precision of forward convolutions in the float phase; bf16: a GPU or a CPU that has it "
-      "natively; tf32: GPUs only"};
+      this, "float_forward", "auto", one_of("auto", "f32", "tf32", "bf16"),
+      "precision of forward convolutions in the float phase; auto: bf16 on a GPU, f32 elsewhere; "
+      "bf16: a GPU or a CPU that has it natively; tf32: GPUs only"};
   Key<int> threads{this, "threads", 0, range(0, 4096),
                    "0: one per core, and as the checkpoint says on resume"};
   Key<std::string> on_nan{this, "on_nan", "stop", one_of("stop", "skip"),
@@ -260,6 +260,6 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
 
 // `auto` is bf16 on a GPU, and looks at the CPU otherwise.
 Precision backward_precision(const Experiment& experiment, bool on_gpu);
-Precision float_forward_precision(const Experiment& experiment);
+Precision float_forward_precision(const Experiment& experiment, bool on_gpu);
 
 }  // namespace qt

@@ -149,7 +149,7 @@ StepEnd Trainer::run_batches() {
     const int64_t n = batch.labels.elements();
     const Pass pass{.mode = phase().mode,
                     .training = true,
-                    .float_forward = float_forward_precision(experiment_),
+                    .float_forward = float_forward_precision(experiment_, false),
                     .backward = backward_,
                     .keep_16_bits = state_.saved == "f16",
                     .health = &health_,

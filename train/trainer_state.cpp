@@ -125,7 +125,7 @@ void Trainer::check_precisions_of_cpu() const {
                         name_of(cpu_isa()) + ", it takes " + allowed);
   };
   check("backward", train.backward, has_bf16 ? "auto, f32 or bf16" : "auto or f32");
-  check("float_forward", train.float_forward, has_bf16 ? "f32 or bf16" : "f32");
+  check("float_forward", train.float_forward, has_bf16 ? "auto, f32 or bf16" : "auto or f32");
 }
 
 LoaderSpec Trainer::loader_spec() const {
@@ -335,7 +335,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
     gpu_ = std::make_unique<GpuTraining>(
         *model_, *optimizer_, *loader_,
         GpuTrainingOptions{.mode = phase().mode,
-                           .float_forward = float_forward_precision(experiment_),
+                           .float_forward = float_forward_precision(experiment_, true),
                            .backward = backward_,
                            .keep_16_bits = state_.saved == "f16",
                            .accumulate = experiment_.train.accumulate,

@@ -56,7 +56,8 @@ std::string gpu_identity();
 // ---- memory ----
 // At least `bytes` of GPU memory in the order of `stream`: uninitialized for what is enqueued there
 // from now on, and the pool's again, with the last handle, after what has been enqueued there by
-// then. The pool is CUDA's own, told to keep what it has. The stream must outlive the memory.
+// then. The pool is CUDA's own, told to keep what it has. A GpuStream lives as long as memory of it
+// (what an exception leaves on a tape is freed later); another stream must outlive its memory.
 // OutOfMemory where there is not enough even when what is kept has been given back.
 std::shared_ptr<void> allocate_on_gpu(size_t bytes, Stream stream);
 // For memory of allocate_on_gpu outside of recordings (a tensor's raw()) that `user`, not the

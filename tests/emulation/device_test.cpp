@@ -151,6 +151,19 @@ TEST_F(Device, CountsMemory) {
   gpu.synchronize();
 }
 
+// As where an exception ends a function that made a stream, and a tape still has its tensors. The
+// emulator refuses memory that is freed on a stream that was destroyed.
+TEST_F(Device, MemoryKeepsItsStreamAlive) {
+  std::shared_ptr<void> memory;
+  {
+    const GpuStream gpu;
+    memory = allocate_on_gpu(1000, gpu.stream());
+  }
+  memory.reset();
+  EXPECT_EQ(gpu_memory_stats().in_use, 0u);
+  EXPECT_EQ(emulator::leaks(), "");
+}
+
 // On a GPU, pinned memory is freed only when all work has run: what a sum over ranks waits for too.
 TEST_F(Device, CopiesToTheHostGoThroughPinnedMemoryThatIsKept) {
   const GpuStream gpu;

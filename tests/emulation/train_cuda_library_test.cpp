@@ -91,9 +91,9 @@ TEST_F(EmulatedTrainingByTheCudaLibrary, ByEnginesHasTheBitsOfTheCpu) {
 }
 
 TEST_F(EmulatedTrainingByTheCudaLibrary, ConvolvesInThePrecisionsOfTheConfig) {
-  std::string text =
-      config("float_forward: bf16, float: {epochs: 1, lr: 0.01}, qat: {epochs: 1, lr: 0.01}");
-  text.replace(text.find("backward: f32"), 13, "backward: tf32");
+  std::string text = config("float: {epochs: 1, lr: 0.01}, qat: {epochs: 1, lr: 0.01}");
+  const std::string f32 = "float_forward: f32, backward: f32";
+  text.replace(text.find(f32), f32.size(), "backward: tf32");  // float_forward: auto
   const auto engines = two_engines(2, 1);
   const Left left = run(text, device_with(engines), "gpu");
   EXPECT_TRUE(left.replayed);

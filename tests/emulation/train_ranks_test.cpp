@@ -26,7 +26,7 @@ std::string perceptron(const std::string& train, const std::string& quant = "",
          "quant: {calibration: {batches: 1}" +
          quant +
          "}\neval: {batch: 3}\nlog: {every: 2, histograms_every: 0}\ncheckpoint: {keep_last: 5}\n"
-         "train: {batch: 5, threads: 1, backward: f32, " +
+         "train: {batch: 5, threads: 1, float_forward: f32, backward: f32, " +
          train + "}\ndistributed: {" + distributed + "}\n";
 }
 

@@ -54,7 +54,7 @@ class TrainingRuns : public EmulatedGpu {
            quant +
            "}\neval: {batch: 3}\n"
            "log: {every: 2, histograms_every: 0}\n"
-           "train: {batch: 2, threads: 1, backward: f32, " +
+           "train: {batch: 2, threads: 1, float_forward: f32, backward: f32, " +
            train + "}\n" + more;
   }
 

@@ -37,12 +37,14 @@ for answer in "not in this build" "no device"; do
 done
 expect "folder where there is no GPU" "$([[ -e $folder/none ]] && echo made)" ""
 
-pretend qattrain <<<"echo 'CUDA: 1 device'"
+pretend qattrain <<<"echo 'CUDA: 1 device'; if [[ \$1 == doctor ]]; then echo 'integer convolution: a kernel'; fi"
 pretend gpu_test <<<"echo gpu_test \"\$@\""
 pretend gpu_bench <<<"echo 'gpu_bench: nothing can be measured'; exit 3"
 said=$(QATTRAIN_PYTHON=/nonexistent report --build-dir "$folder/build" --output "$folder/good")
 expect "exit code where all passes or is skipped" $? 0
 summary=$(cat "$folder/good/summary.md")
+expect_line "doctor" "$summary" '^\| doctor \| passed '
+expect_line "who convolves" "$summary" '^An integer convolution runs by: a kernel$'
 expect_line "tests" "$summary" '^\| tests \| passed \| [0-9]+ \| tests.log \|$'
 expect_line "training" "$summary" '^\| training \| passed '
 for net in cifar_resnet20 imagenet_resnet50; do
@@ -52,6 +54,16 @@ expect_line "PyTorch" "$summary" '^\| pytorch \| skipped: /nonexistent has no Py
 for tool in memcheck racecheck initcheck synccheck; do expect_line "$tool" "$summary" "^\| $tool \| "; done
 expect_line "the tests' own log" "$(cat "$folder/good/tests.log")" "gtest_output=xml:$folder/good/tests.xml"
 expect "machine" "$(head -n 1 "$folder/good/machine.txt")" "CUDA: 1 device"
+
+# The comparison with PyTorch: what is asked for, of the networks asked for, in that order.
+pretend python <<<"echo \"\$@\""
+QATTRAIN_PYTHON=$folder/build/python report --build-dir "$folder/build" --output "$folder/peers" \
+  --bench "--peers bf16 --rounds 2" --nets "cifar-resnet20 imagenet-resnet18" >/dev/null
+expect "exit code with a comparison" $? 0
+expect "networks" "$(sed -n 's/^| pytorch_\(.*\) | passed .*/\1/p' "$folder/peers/summary.md" | paste -sd ' ')" \
+  "cifar-resnet20 imagenet-resnet18"
+expect_line "arguments" "$(cat "$folder/peers/pytorch_cifar-resnet20.log")" \
+  "^scripts.* --nets cifar-resnet20 .*--pictures $folder/peers/pictures --peers bf16 --rounds 2$"
 
 pretend gpu_test <<<"exit 1"
 said=$(report --quick --build-dir "$folder/build" --output "$folder/bad")

@@ -26,6 +26,9 @@ Handle as(const std::shared_ptr<void>& handle) {
   return static_cast<Handle>(handle.get());
 }
 
+// The handle of a GpuStream, for what must not outlive its stream; null for streams of others.
+std::shared_ptr<void> owner_of(cudaStream_t stream);
+
 inline cudaStream_t handle(Stream stream) {
   QT_CHECK(stream.on_gpu, "a GPU's stream is needed, the CPU's was given");
   return static_cast<cudaStream_t>(stream.cuda);

@@ -21,7 +21,7 @@ class Blocks {
  public:
   void add(void* memory, size_t bytes, cudaStream_t home) {
     const std::lock_guard lock(mutex_);
-    blocks_[memory] = {bytes, home, {}};
+    blocks_[memory] = {bytes, home, owner_of(home), {}};
     stats_.in_use += bytes;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
   }
@@ -46,7 +46,7 @@ class Blocks {
     // What cannot be given back stays the driver's; the next launch is not blamed for it.
     if (cudaFreeAsync(memory, block.home) != cudaSuccess) static_cast<void>(cudaGetLastError());
     stats_.in_use -= block.bytes;
-    blocks_.erase(found);
+    blocks_.erase(found);  // and the stream, where this was its last memory
   }
   // What an arena gives out counts with the rest.
   void count(size_t bytes) {
@@ -71,6 +71,7 @@ class Blocks {
   struct Block {
     size_t bytes;
     cudaStream_t home;
+    std::shared_ptr<void> owner;  // of home: memory is given back on a stream that lives
     std::vector<std::shared_ptr<void>> uses;  // events
   };
   std::mutex mutex_;

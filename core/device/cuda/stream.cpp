@@ -1,5 +1,7 @@
 // core/device/cuda/stream.cpp -- streams, events and graphs of CUDA.
 #include <array>
+#include <mutex>
+#include <unordered_map>
 #include <utility>
 
 #include "core/base/error.h"
@@ -8,10 +10,47 @@
 #include "core/device/gpu.h"
 
 namespace qt {
+namespace {
+
+// The streams that live. Never destroyed: tensors in static objects may return storage after main.
+class Streams {
+ public:
+  static Streams& all() {
+    static Streams* const instance = std::make_unique<Streams>().release();
+    return *instance;
+  }
+  std::shared_ptr<void> add(cudaStream_t stream) {
+    const std::shared_ptr<void> handle = owned(stream, [](cudaStream_t s) {
+      all().forget(s);
+      return cudaStreamDestroy(s);
+    });
+    const std::lock_guard lock(mutex_);
+    streams_[stream] = handle;
+    return handle;
+  }
+  std::shared_ptr<void> find(cudaStream_t stream) {
+    const std::lock_guard lock(mutex_);
+    const auto found = streams_.find(stream);
+    return found == streams_.end() ? nullptr : found->second.lock();
+  }
+
+ private:
+  void forget(cudaStream_t stream) {
+    const std::lock_guard lock(mutex_);
+    streams_.erase(stream);
+  }
+  std::mutex mutex_;
+  std::unordered_map<cudaStream_t, std::weak_ptr<void>> streams_;
+};
+
+}  // namespace
+
+std::shared_ptr<void> owner_of(cudaStream_t stream) { return Streams::all().find(stream); }
+
 GpuStream::GpuStream() {
   cudaStream_t stream = nullptr;
   check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
-  handle_ = owned(stream, cudaStreamDestroy);
+  handle_ = Streams::all().add(stream);
 }
 
 void GpuStream::synchronize() const {
@@ -36,7 +75,10 @@ void GpuEvent::hold_back(Stream stream) const {
 
 bool GpuEvent::reached() const {
   const cudaError_t status = cudaEventQuery(as<cudaEvent_t>(handle_));
-  if (status == cudaErrorNotReady) return false;
+  if (status == cudaErrorNotReady) {
+    static_cast<void>(cudaGetLastError());  // no error, and the next launch is not to be told of it
+    return false;
+  }
   check_cuda(status, "cudaEventQuery");
   return true;
 }

@@ -64,8 +64,9 @@ double measured_on_stream(const std::function<void()>& enqueue) {
     const GpuGraph graph(stream, [&] {
       for (int i = 0; i < times; ++i) enqueue();
     });
-    graph.launch(stream);  // which finds the memory it works in
     GpuEvent begin(true), end(true);
+    graph.launch(stream);  // which finds the memory it works in
+    graph.launch(stream);  // so that the GPU is busy until the next one is there
     begin.record(stream);
     graph.launch(stream);
     end.record(stream);
@@ -158,7 +159,9 @@ size_t CodeEngines::tried(const ConvolutionRequest& request, const Conv2dShape& 
   const auto engine = known ? names().find(request, *known) : std::nullopt;
   if (engine == as_products || convolutions_->engines(request).empty()) {
     log::info(what + products_->name() +
-              (engine ? why : "; " + convolutions_->name() + " has no engine"));
+              (engine ? why
+                      : "; " + convolutions_->name() + " has no engine" +
+                            because(*convolutions_, request)));
     return as_products;
   }
   const std::vector<Trial> trials = trials_of(shape);

@@ -48,6 +48,11 @@ class Convolutions {
   // Makes engine number `engine` of that list ready to run, which may compile its kernel; once. The
   // bytes of its workspace; nothing where the library cannot make it after all.
   virtual std::optional<size_t> prepare(const ConvolutionRequest& request, size_t engine) = 0;
+  // Why engines(request) is empty or, of an engine, why prepare gave nothing, in the library's
+  // words; "" where it said nothing.
+  virtual std::string cause(const ConvolutionRequest&, std::optional<size_t> /*engine*/) {
+    return "";
+  }
   // Forgets what was made ready for a request, but for this engine (any other number: all). What
   // they have enqueued must have run.
   virtual void keep_only(const ConvolutionRequest& request, size_t engine) = 0;

@@ -22,6 +22,12 @@ std::string text_of(Convolutions& convolutions, const ConvolutionRequest& reques
 
 }  // namespace
 
+std::string because(Convolutions& convolutions, const ConvolutionRequest& request,
+                    std::optional<size_t> engine) {
+  const std::string cause = convolutions.cause(request, engine);
+  return cause.empty() ? "" : " (" + cause + ")";
+}
+
 void make_ready_together(Convolutions& convolutions, const ConvolutionRequest& request,
                          size_t count) {
   int gpu = 0;
@@ -50,7 +56,7 @@ bool is_ready(Convolutions& convolutions, const ConvolutionRequest& request, siz
   log::info(text_of(convolutions, request, engine) +
             (workspace ? " is passed over: it wants a workspace of " + std::to_string(*workspace) +
                              " bytes, at most " + std::to_string(most_workspace) + " are given"
-                       : std::string(" cannot be had after all")));
+                       : " cannot be had after all" + because(convolutions, request, engine)));
   return false;
 }
 

@@ -2,6 +2,8 @@
 // workspace, tried.
 #pragma once
 #include <functional>
+#include <optional>
+#include <string>
 
 #include "core/library/cuda/convolutions.h"
 #include "core/tensor/tensor.h"
@@ -16,6 +18,10 @@ constexpr size_t most_workspace = size_t{512} << 20;
 // goes wrong is_ready meets again.
 void make_ready_together(Convolutions& convolutions, const ConvolutionRequest& request,
                          size_t count);
+
+// Convolutions::cause in parentheses, to end a sentence with; "" where there is none.
+std::string because(Convolutions& convolutions, const ConvolutionRequest& request,
+                    std::optional<size_t> engine = {});
 
 // Whether an engine can be had: it is made ready. The log says why not.
 bool is_ready(Convolutions& convolutions, const ConvolutionRequest& request, size_t engine);

@@ -128,7 +128,9 @@ size_t RealEngines::chosen_for(const ConvolutionRequest& request,
     return engine;
   }
   log::info(what + names().of(request, as_products) +
-            (convolutions_ ? "; " + convolutions_->name() + " has no engine that runs" : ""));
+            (convolutions_ ? "; " + convolutions_->name() + " has no engine that runs" +
+                                 because(*convolutions_, request)
+                           : ""));
   return as_products;
 }
 

@@ -55,9 +55,9 @@ double seconds_of(const std::function<void()>& call) {
   const GpuGraph graph(gpu().stream(), [&] {
     for (int i = 0; i < calls; ++i) call();
   });
-  graph.launch(gpu().stream());
-  graph.launch(gpu().stream());
   GpuEvent begin(true), end(true);
+  graph.launch(gpu().stream());
+  graph.launch(gpu().stream());
   begin.record(gpu().stream());
   graph.launch(gpu().stream());
   end.record(gpu().stream());
@@ -82,7 +82,12 @@ void add(const std::string& name, const std::function<void(benchmark::State&)>& 
   benchmark::RegisterBenchmark(name.c_str(),
                                [body](benchmark::State& state) {
                                  const UseLibrary library(library_by_name("cuda"));
-                                 body(state);
+                                 try {
+                                   body(state);
+                                 } catch (const Error& error) {
+                                   Tape::current().forget();
+                                   state.SkipWithError(error.what());
+                                 }
                                  release_cached_gpu_memory();
                                })
       ->UseManualTime()

@@ -154,14 +154,19 @@ std::vector<Descriptor> engine_of(const Descriptor& configuration) {
 
 // What the heuristics name for the device, best first, with its engine.
 std::vector<std::pair<Descriptor, Descriptor>> configurations(const Descriptor& graph,
-                                                              const Descriptor& device) {
+                                                              const Descriptor& device,
+                                                              std::string* silence) {
   std::vector<std::pair<Descriptor, Descriptor>> all;
   for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
     Descriptor heuristics(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     heuristics.refer(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)
         .refer(CUDNN_ATTR_ENGINEHEUR_DEVICEPROP, device)
         .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, mode);
-    if (heuristics.try_finalize() != CUDNN_STATUS_SUCCESS) continue;  // it has nothing to say
+    const cudnnStatus_t status = heuristics.try_finalize();
+    if (status != CUDNN_STATUS_SUCCESS) {  // it has nothing to say
+      if (silence) *silence = "heuristics: " + text_of(status);
+      continue;
+    }
     int64_t count = 0;
     check(cudnnBackendGetAttribute(heuristics.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
                                    CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count, nullptr),
@@ -218,9 +223,10 @@ Descriptor operation_graph(const ConvolutionRequest& request) {
 }
 
 std::vector<Candidate> candidates(const ConvolutionRequest& request, const Descriptor& device,
-                                  std::vector<std::string>* refused) {
+                                  std::vector<std::string>* refused, std::string* silence) {
   std::vector<Candidate> all;
-  for (const auto& [configuration, engine] : configurations(operation_graph(request), device)) {
+  for (const auto& [configuration, engine] :
+       configurations(operation_graph(request), device, silence)) {
     const auto index = engine.get_one<int64_t>(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64);
     const std::string name = "engine " + std::to_string(index) + " (choice " +
                              std::to_string(all.size() + (refused ? refused->size() : 0) + 1) + ")";
@@ -234,11 +240,15 @@ std::vector<Candidate> candidates(const ConvolutionRequest& request, const Descr
   return all;
 }
 
-std::optional<Plan> plan_of(const Candidate& candidate, const Descriptor& device) {
+std::optional<Plan> plan_of(const Candidate& candidate, const Descriptor& device,
+                            std::string* cause) {
   Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
   plan.refer(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, candidate.configuration)
       .refer(CUDNN_ATTR_EXECUTION_PLAN_DEVICEPROP, device);
-  if (plan.try_finalize() != CUDNN_STATUS_SUCCESS) return {};
+  if (const cudnnStatus_t status = plan.try_finalize(); status != CUDNN_STATUS_SUCCESS) {
+    if (cause) *cause = text_of(status);
+    return {};
+  }
   const auto workspace =
       plan.get_one<int64_t>(CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64);
   return Plan{size_t(workspace), plan};

@@ -29,9 +29,11 @@ struct Candidate {
   Descriptor configuration;
 };
 // What the heuristics expect to be fastest first. `refused` gets a line with the reason for each
-// engine that the device has but that may not be used.
+// engine that the device has but that may not be used, `silence` what cuDNN says where its
+// heuristics name none.
 std::vector<Candidate> candidates(const ConvolutionRequest& request, const Descriptor& device,
-                                  std::vector<std::string>* refused = nullptr);
+                                  std::vector<std::string>* refused = nullptr,
+                                  std::string* silence = nullptr);
 
 struct Plan {
   size_t workspace = 0;
@@ -40,6 +42,8 @@ struct Plan {
 // A candidate's; nothing where cuDNN does not make one after all. It is for the device that it was
 // made for, whose handle cudnnBackendExecute is given: a plan's own attribute for a handle is
 // deprecated.
-std::optional<Plan> plan_of(const Candidate& candidate, const Descriptor& device);
+// `cause` is why not, in cuDNN's words.
+std::optional<Plan> plan_of(const Candidate& candidate, const Descriptor& device,
+                            std::string* cause = nullptr);
 
 }  // namespace qt::cudnn

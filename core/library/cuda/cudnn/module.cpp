@@ -38,6 +38,13 @@ class Cudnn final : public Convolutions {
     return plan ? std::optional(plan->workspace) : std::nullopt;
   }
 
+  std::string cause(const ConvolutionRequest& request, std::optional<size_t> engine) override {
+    const std::lock_guard lock(mutex_);
+    const Asked& found = asked(request);
+    const auto plan = engine ? found.no_plan.find(*engine) : found.no_plan.end();
+    return !engine ? found.no_engine : plan == found.no_plan.end() ? "" : plan->second;
+  }
+
   void keep_only(const ConvolutionRequest& request, size_t engine) override {
     const std::lock_guard lock(mutex_);
     std::erase_if(asked(request).plans, [&](const auto& entry) { return entry.first != engine; });
@@ -68,6 +75,8 @@ class Cudnn final : public Convolutions {
     std::vector<Candidate> candidates;
     std::vector<std::string> names;
     std::map<size_t, std::shared_ptr<const Plan>> plans;  // by number; null: there is none
+    std::string no_engine;                                // why there are no candidates
+    std::map<size_t, std::string> no_plan;                // and why one has no plan
   };
   // Never dropped, so that a reference stays good.
   Asked& asked(const ConvolutionRequest& request) {
@@ -75,8 +84,9 @@ class Cudnn final : public Convolutions {
     if (entry) return *entry;
     auto made = std::make_unique<Asked>();
     try {
-      made->candidates = candidates(request, device_);
-    } catch (const InternalError&) {  // a graph that cuDNN refuses has no engines
+      made->candidates = candidates(request, device_, nullptr, &made->no_engine);
+    } catch (const InternalError& error) {  // a graph that cuDNN refuses has no engines
+      made->no_engine = error.what();
     }
     for (const Candidate& candidate : made->candidates) made->names.push_back(candidate.name);
     entry = std::move(made);
@@ -93,9 +103,11 @@ class Cudnn final : public Convolutions {
     if (plan != found.plans.end()) return plan->second;
     lock.unlock();
     std::shared_ptr<const Plan> made;
-    if (auto plan_made = plan_of(found.candidates[engine], device_))
+    std::string cause;
+    if (auto plan_made = plan_of(found.candidates[engine], device_, &cause))
       made = std::make_shared<const Plan>(std::move(*plan_made));
     lock.lock();
+    if (!made) found.no_plan[engine] = cause;
     return found.plans.try_emplace(engine, std::move(made)).first->second;
   }
 
