@@ -36,6 +36,7 @@ struct DatasetSpec {
   std::optional<int64_t> cache_bytes = std::nullopt;
   int64_t max_pixels = 100'000'000;  // a larger picture is refused before it is decoded
   int threads = 0;                   // for the work at start; 0: one per core
+  bool warn_of_unused = true;  // what lies in a folder and belongs to no class is named in the log
   bool log_bad = true;  // on_error skip: the first bad samples are named in the log as they are met
 };
 

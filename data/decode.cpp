@@ -39,6 +39,9 @@ Format format_of(const Bytes& bytes, const std::string& file) {
   if (text.starts_with("\xff\xd8\xff")) return Format::jpeg;
   if (text.starts_with("\x89PNG\r\n\x1a\n")) return Format::png;
   if (text.starts_with("P5") || text.starts_with("P6")) return Format::pnm;
+  if (text.starts_with("GIF8")) refuse(file, "GIF is not supported; supported: JPEG, PNG, PPM");
+  if (text.starts_with("II*") || text.starts_with("MM"))
+    refuse(file, "TIFF is not supported; supported: JPEG, PNG, PPM");
   if (text.starts_with("BM")) refuse(file, "BMP is not supported; supported: JPEG, PNG, PPM");
   if (text.size() > 12 && text.starts_with("RIFF") && text.substr(8, 4) == "WEBP")
     refuse(file, "WebP is not supported; supported: JPEG, PNG, PPM");

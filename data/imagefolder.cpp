@@ -175,9 +175,9 @@ class ImageFolder : public Dataset {
     if (files_.empty()) throw DataError("folder '" + folder_ + "' holds no class folder");
   }
 
-  static void warn_of_unused(const std::string& folder, const std::vector<std::string>& names,
-                             const std::string& why) {
-    if (!names.empty())
+  void warn_of_unused(const std::string& folder, const std::vector<std::string>& names,
+                      const std::string& why) const {
+    if (spec_.warn_of_unused && !names.empty())
       log::warn("not used, because they " + why + ": " + joined(names) + " in '" + folder + "'");
   }
 

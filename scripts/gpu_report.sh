@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# gpu_report.sh [--build-dir DIR] [--output FOLDER] [--minutes N] [--total N] [--quick] [--bench ARGUMENTS] -- everything there
-# is to learn from a machine with an NVIDIA GPU, in one command: tests, compute-sanitizer, a training run, timings. Leaves one folder.
+# gpu_report.sh [--build-dir DIR] [--output FOLDER] [--minutes N] [--total N] [--quick] [--bench "ARGUMENTS"] [--nets "NETS"] --
+# everything there is to learn from a machine with an NVIDIA GPU, in one command: tests, training, timings. Leaves one folder.
 #
 #   --build-dir DIR   default: the bundle this script lies in (scripts/bundle.sh), else build/cuda
 #   --output FOLDER   default: gpu-report-<date>-<time>
@@ -117,7 +117,7 @@ present() { # present NAME PROGRAM: whether it was built
 
 command_of qattrain
 step doctor "${command[@]}" doctor --device cuda
-sed -n 's/^integer convolution: /An integer convolution runs by: /p' "$output/doctor.log" | tee -a "$output/summary.md"
+row "integer convolution" "$(sed -n 's/^integer convolution: //p' "$output/doctor.log" | tr '|' '/')" 0 doctor.log
 if present tests gpu_test; then
   command_of gpu_test
   step tests "${command[@]}" "--gtest_output=xml:$output/tests.xml"
@@ -134,13 +134,14 @@ for net in "${nets[@]}"; do
     step "pytorch_$net" "$python" scripts/bench/gpu --binary "$binary" --nets "$net" --work "$output/pytorch_$net" \
       --pictures "$output/pictures" "${bench[@]}"
   fi
-  if present kernels gpu_bench; then
+  if [[ -x $programs/gpu_bench ]]; then
     command_of gpu_bench
     step "kernels_${net//-/_}" "${command[@]}" "--benchmark_filter=^${net//-/_}/" \
       "--benchmark_out=$output/kernels_${net//-/_}.json" --benchmark_out_format=json
   fi
 done
 rm -rf "$output/pictures"
+present kernels gpu_bench
 if ! $quick && [[ -x $programs/gpu_test ]]; then
   command_of gpu_test
   for tool in memcheck racecheck initcheck synccheck; do

@@ -188,7 +188,7 @@ bool answer_question(const CommandLine& command) {
 
 // A word that is neither a verb nor a file: what follows it is not worth a message.
 void check_first(const std::string& word) {
-  if (word.starts_with('-') || word.find_first_of("./=") != std::string::npos ||
+  if (word.empty() || word.starts_with('-') || word.find_first_of("./=") != std::string::npos ||
       files::exists(word))
     return;
   throw ConfigError("there is no config file '" + word + "', nor is it a verb; verbs: " +
@@ -225,8 +225,12 @@ void join_ranks(const std::vector<std::string>& arguments, CurrentRun& run) {
 }
 
 CommandLine parse_command_line(const std::vector<std::string>& arguments) {
-  if (arguments.size() == 2 && arguments[1] == "help")
-    return parse_command_line({arguments[0], "--help"});
+  if (arguments.size() > 1 && arguments[1] == "help") {
+    std::vector<std::string> question = arguments;
+    question.erase(question.begin() + 1);
+    question.push_back("--help");
+    return parse_command_line(question);
+  }
   CommandLine command;
   command.all = arguments;
   const bool names_verb =

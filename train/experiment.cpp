@@ -108,7 +108,9 @@ void Experiment::check(ConfigProblems& problems) const {
                    "in int8 (0..127)");
   };
   fits_int8(quant.activations.unsigned_full);
-  if (train.qat_phase.epochs > 0 && quant.calibration.batches == 0 && train.init_from->empty())
+  const bool has_steps = quant.weights.kind != "none" || quant.activations.kind != "none";
+  if (has_steps && train.qat_phase.epochs > 0 && quant.calibration.batches == 0 &&
+      train.init_from->empty())
     problems.add(quant.calibration.batches,
                  "0 takes the steps of train.init_from, which is not set: nothing would choose the "
                  "first steps of QAT");

@@ -132,7 +132,7 @@ void init_from(Model& model, const std::string& path, bool with_steps) {
     if (!with_steps)
       std::erase_if(stored.tensors, [](const auto& entry) { return is_of_quantizer(entry.first); });
     load_state(model, stored.tensors, true);
-    if (!with_steps) return;
+    if (!with_steps || code_ranges(model).empty()) return;
     if (!is_quantized(model, "network of " + path))
       throw CheckpointError("the network of " + path +
                             " has no quantizer steps, and quant.calibration.batches is 0: nothing "
@@ -162,9 +162,11 @@ void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
   Visitor visitor;
   visitor.quantizer = [&](const std::string& name, Quantizer& quantizer) {
     if (quantizer.step() && !quantizer.ready())
-      throw ConfigError(
-          name + " has no step: " +
-          (batches == 0 ? "quant.calibration.batches is 0" : "calibration did not reach it"));
+      throw ConfigError(name + " has no step: " +
+                        (batches == 0
+                             ? "quant.calibration.batches is 0, and where a run is continued "
+                               "train.init_from is not read"
+                             : "calibration did not reach it"));
     if (quantizer.step()) set_missing_floor(quantizer);
   };
   model.visit(visitor);
@@ -173,6 +175,7 @@ void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
 void take_step_floors(Model& model) {
   Visitor visitor;
   visitor.quantizer = [](const std::string&, Quantizer& quantizer) {
+    if (quantizer.step() && quantizer.ready()) set_missing_floor(quantizer);
     const Tensor* floor = quantizer.step_floor();
     if (quantizer.step() && floor && floor->defined())
       quantizer.step()->step_floor = floor->data<float>()[0];

@@ -51,7 +51,8 @@ void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
 void observe_on(Model& model, Communicator& ranks);
 
 // Parameter::step_floor of every step, from the floors that the quantizers keep
-// (Quantizer::step_floor).
+// (Quantizer::step_floor). A step without one, of a checkpoint by another kind of quantizer, gets
+// it here.
 void take_step_floors(Model& model);
 
 // The name of the first norm or bias that is not finite, or quantizer step that is not positive and

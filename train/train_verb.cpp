@@ -31,12 +31,12 @@ void check_names_it(const CommandLine& command, const fs::path& run) {
     return fs::weakly_canonical(fs::absolute(a)) == fs::weakly_canonical(b);
   };
   const bool dir_given = command.run_dir != CommandLine().run_dir;
-  const bool fits = command.name.empty() ? !dir_given || same(command.run_dir, run.parent_path())
-                                         : same(fs::path(command.run_dir) / command.name, run);
-  if (!fits)
+  const std::string name = command.name.empty() ? run.filename().string() : command.name;
+  const fs::path given = fs::path(command.run_dir) / name;
+  if ((dir_given || !command.name.empty()) && !same(given, run))
     throw ConfigError("--resume=" + command.resume + " goes on in " + run.string() +
-                      "; --run-dir and --name mean another folder. For a new run from its weights: "
-                      "train.init_from");
+                      "; --run-dir and --name mean " + given.string() +
+                      ". For a new run from its weights: train.init_from");
 }
 
 // From --run-dir, --name and --resume.
@@ -217,14 +217,16 @@ ExitCode train_verb(const CommandLine& command, CurrentRun& run) {
   trainer.open(run.folder ? &*run.folder : nullptr, checkpoint);
   // A config that the checkpoint does not fit must not replace the one it fits.
   by_writer(ranks, "the run's files", [&] {
-    if (!run.folder->resumed()) return;
+    if (!run.folder->resumed() || trainer.is_complete()) return;
     run.at_rest = false;
     run.folder->write_status(running_at(trainer.steps_done()));
-    if (trainer.is_complete()) return;
     write_run_files(*run.folder, command, config_text, experiment, trainer, ranks);
   });
   const bool stopped = trainer.run(requests) == Trainer::Outcome::stopped;
-  by_writer(ranks, "the run's end", [&] { run.folder->write_status(ended(trainer, stopped)); });
+  by_writer(ranks, "the run's end", [&] {
+    run.folder->write_status(ended(trainer, stopped));
+    run.at_rest = true;  // whoever can no longer be told of it
+  });
   if (!stopped && run.folder) print(last_line(trainer, *run.folder));
   return stopped ? ExitCode::stopped : ExitCode::done;
 }

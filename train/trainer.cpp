@@ -285,10 +285,13 @@ bool Trainer::is_best(const Evaluation& result) const {
 }
 
 // Logits that are not finite end the run as a loss in training does. Where such steps are left out
-// the next ones may mend it.
+// the next ones may mend it, if there are any.
 Evaluation Trainer::finite(const Evaluation& result) {
   if (std::isfinite(result.loss)) return result;
-  if (!skips()) diverged("the loss over the test pictures", state_.at.steps_done);
+  if (was_complete_)
+    throw DivergenceError("the loss over the test pictures is not finite: the run has diverged");
+  const bool last = last_phase() && state_.at.epoch + 1 == phase().config->epochs;
+  if (!skips() || last) diverged("the loss over the test pictures", state_.at.steps_done);
   log_->say("step " + std::to_string(state_.at.steps_done) + " (" + phase().name +
             "): the loss over the test pictures is not finite");
   return result;
@@ -310,9 +313,10 @@ Evaluation Trainer::evaluation() {
   }
   const Evaluation result = finite(evaluate(test_set_, on_device(logits_of), options));
   program.notes["top1"] = std::to_string(result.top1);
-  if (!was_complete_)
-    by_writer(ranks_, "saving the integer program",
-              [&] { save_program_files(program, is_best(result)); });
+  by_writer(ranks_, "saving the integer program", [&] {
+    if (!was_complete_ || !files::exists(folder_->file("export/model.qat")))
+      save_program_files(program, !was_complete_ && is_best(result));
+  });
   return result;
 }
 

@@ -66,7 +66,8 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   const int threads = experiment.train.threads;
   state_.threads = pin_threads(threads > 0 ? threads : ranks_.fair_threads());
   state_.world = ranks_.world();
-  const DatasetSpec spec = dataset_spec(experiment);
+  DatasetSpec spec = dataset_spec(experiment);
+  spec.warn_of_unused = ranks_.writes();  // the others have the same to say
   train_set_ = make_dataset(spec, Split::train);
   test_set_ = make_dataset(spec, Split::test);
   check_alike(*train_set_, *test_set_, spec.path);
@@ -207,7 +208,8 @@ void Trainer::open(const RunFolder* folder, const std::optional<LoadedCheckpoint
     place_here(*model_);
   }
   was_complete_ = is_complete();
-  if (was_complete_) return log_->say("the run is complete: its files stay as they are");
+  if (was_complete_)
+    return log_->say("the run is complete: its checkpoints, config and programs stay");
   // A phase that was added behind a complete run finds the momentum of the phase before.
   const bool within = state_.at.epoch + state_.at.step > 0;
   listing_bad_samples(
@@ -297,9 +299,15 @@ void Trainer::restore(const LoadedCheckpoint& from) {
 void Trainer::check_steps(const std::string& what) const {
   const CodeRanges ours = code_ranges(*model_);
   const bool needed = is_complete() ? plan_.back().quantized() : state_.at.calibrated;
-  if (!is_quantized(*model_, what) && needed && !ours.empty())
+  const bool there = is_quantized(*model_, what) || ours.empty();
+  if (!there && needed)
     throw CheckpointError("the " + what + " has no step for " + ours.begin()->first +
                           ": it was trained with another quant section");
+  if (!there && plan_.back().quantized() && experiment_.quant.calibration.batches == 0)
+    throw CheckpointError("the " + what +
+                          " has no quantizer steps, and quant.calibration.batches is 0: nothing "
+                          "would choose them (train.init_from is not read where a run is "
+                          "continued)");
   check_code_ranges(state_.codes, ours, what);
 }
 

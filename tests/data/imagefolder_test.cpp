@@ -120,9 +120,11 @@ std::string message_after(const std::function<void(const TemporaryFolder&, Datas
 
 using F = const TemporaryFolder&;
 
-TEST(ImageFolder, RefusesBmpAndWebPAtTheStartAndNamesWhatIsAllowed) {
-  for (const auto& [file, content, format] :
-       {std::tuple{"d.BMP", "BM0123456789", "BMP"}, {"d.webp", "RIFF0000WEBPVP8 ", "WebP"}}) {
+TEST(ImageFolder, RefusesOtherFormatsAtTheStartAndNamesWhatIsAllowed) {
+  for (const auto& [file, content, format] : {std::tuple{"d.BMP", "BM0123456789", "BMP"},
+                                              {"d.webp", "RIFF0000WEBPVP8 ", "WebP"},
+                                              {"d.gif", "GIF89a", "GIF"},
+                                              {"d.tif", "II*", "TIFF"}}) {
     const auto add = [name = std::string("train/bee/") + file, content = content](
                          F folder, DatasetSpec& spec) {
       spec.cache_bytes = 0;  // nothing is decoded before it is asked for

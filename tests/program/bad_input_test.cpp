@@ -192,17 +192,29 @@ TEST_F(BadInput, DivergenceNamesTheStepAndKeepsTheCheckpoint) {
   EXPECT_NE(read(path("runs/run/STATUS.json")).find("\"failed\""), std::string::npos);
 }
 
-// Steps that end with finite weights, far too large ones.
-TEST_F(BadInput, ANetworkWhoseLogitsAreNotFiniteIsNoResult) {
-  for (const std::vector<std::string>& far :
-       {std::vector<std::string>{"train.float.lr=1e5", "train.qat.epochs=0"},
-        {"train.float.lr=1e15", "--limit-train-batches", "1"},
-        {"train.qat.lr=1e15", "--limit-train-batches", "1"},
-        {"train.float.lr=1e5", "train.on_nan=skip"}}) {
+// Steps that end with finite weights, far too large ones: the loss, the constants of the integer
+// program or what is evaluated is not finite any more.
+TEST_F(BadInput, ANetworkThatIsNotFiniteIsNoResult) {
+  const std::string last = "the loss over the test pictures is not finite";
+  for (const auto& [far, said] :
+       {std::pair{std::vector<std::string>{"train.float.lr=1e15", "--limit-train-batches", "1"},
+                  last},
+        {{"train.float.lr=1e15", "--limit-train-batches", "1", "train.qat.epochs=0",
+          "train.on_nan=skip"},
+         last},
+        {{"train.qat.lr=1e15", "--limit-train-batches", "1"}, "integer program is"}}) {
     fs::remove_all(path("runs"));
-    EXPECT_FAILS(run(tiny(far)), 5, "error: ");
+    EXPECT_FAILS(run(tiny(far)), 5, said);
     EXPECT_TRUE(has(read(path("runs/run/STATUS.json")), "\"failed\"")) << far[0];
   }
+}
+
+TEST_F(BadInput, EvalOfANetworkThatIsNotFiniteSaysSo) {
+  // With skip another epoch might mend it: the first one's checkpoint is there, the second fails.
+  EXPECT_FAILS(run(tiny({"train.float.lr=1e15", "--limit-train-batches", "1", "train.qat.epochs=0",
+                         "train.float.epochs=2", "train.on_nan=skip"})),
+               5, "loss nan", "the loss over the test pictures is not finite; the last checkpoint");
+  EXPECT_FAILS(run({"eval", path("runs/run")}), 5, "loss nan", "are not all finite numbers");
 }
 
 TEST_F(BadInput, ARunNameThatIsTakenIsRefused) {
@@ -215,7 +227,7 @@ TEST_F(BadInput, ResumeMustNeedsARun) { EXPECT_FAILS(run(tiny({"--resume=must"})
 TEST_F(BadInput, ARunThatIsContinuedByItsPathHasNoOtherName) {
   ASSERT_EQ(run(tiny()).code, 0);
   EXPECT_FAILS(run(tiny({"--resume=" + path("runs/run")}, "branch")), 2, "goes on in",
-               "--run-dir and --name mean another folder", "train.init_from");
+               "--run-dir and --name mean " + path("runs/branch"), "train.init_from");
   EXPECT_EQ(run(tiny({"--resume=" + path("runs/run")})).code, 0) << "its own name may be given";
 }
 

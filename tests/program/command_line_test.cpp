@@ -182,6 +182,24 @@ TEST_F(CommandLineTest, EveryLineOfAJsonLogIsOneObject) {
   EXPECT_TRUE(has(taken[0]["message"].get<std::string>(), "--resume=auto")) << taken[0];
 }
 
+TEST_F(CommandLineTest, AnOptionThatMayBeAloneTakesWhatIsAValueOfIt) {
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"--dump-config", "minimal", "c.yaml"},
+        {"--dump-config=minimal", "c.yaml"},
+        {"c.yaml", "--dump-config", "minimal"}}) {
+    std::vector<std::string> all = {"qattrain"};
+    all.insert(all.end(), words.begin(), words.end());
+    const CommandLine command = parse_command_line(all);
+    EXPECT_EQ(command.dump_config, "minimal") << words[0];
+    EXPECT_EQ(command.config, "c.yaml") << words[0];
+  }
+  const CommandLine full = parse_command_line({"qattrain", "--dump-config", "c.yaml"});
+  EXPECT_EQ(full.dump_config, "full");
+  EXPECT_EQ(full.config, "c.yaml");
+  EXPECT_EQ(parse_command_line({"qattrain", "--version", "full"}).version, "full");
+  EXPECT_EQ(parse_command_line({"qattrain", "--version"}).version, "short");
+}
+
 TEST_F(CommandLineTest, WhatStandsBehindAnOptionIsItsValue) {
   const CommandLine train =
       parse_command_line({"qattrain", "--name", "lr=0.1", "c.yaml", "train.batch=8"});

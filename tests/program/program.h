@@ -98,6 +98,7 @@ class ProgramTest : public ::testing::Test {
     command += " >" + quoted(path("output.txt")) + " 2>&1";
     const pid_t process = fork();
     if (process == 0) {
+      signal(SIGHUP, SIG_DFL);  // as a terminal starts it, though the tests may run under nohup
       execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
       _exit(127);
     }

@@ -81,11 +81,16 @@ TEST_F(UnfitInput, ACompleteRunIsNotTouchedByAnotherConfig) {
   for (const char* other : {"data.workers=3", "data.test_images=5", "train.qat.lr=0.1"}) {
     const Result result = run(tiny({"--resume=auto", "train.float.epochs=0", other}));
     EXPECT_EQ(result.code, 0) << result.output;
-    EXPECT_TRUE(has(result.output, "the checkpoint's config is another one") &&
-                has(result.output, "the run is complete: its files stay as they are"))
+    EXPECT_TRUE(
+        has(result.output, "the checkpoint's config is another one") &&
+        has(result.output, "the run is complete: its checkpoints, config and programs stay"))
         << result.output;
   }
   EXPECT_TRUE(files() == before);
+  const std::string program = read(path("runs/run/export/model.qat"));
+  fs::remove_all(path("runs/run/export"));
+  ASSERT_EQ(run(tiny({"--resume=auto", "train.float.epochs=0"})).code, 0);
+  EXPECT_TRUE(read(path("runs/run/export/model.qat")) == program) << "it can be had again";
 }
 
 TEST_F(UnfitInput, StepsAreNotTakenForOtherCodes) {
@@ -119,6 +124,25 @@ TEST_F(UnfitInput, StepsThatNothingWouldChooseAreFoundAtTheStart) {
       tiny({"quant.calibration.batches=0", "train.init_from=" + path("runs/float")}, "without"));
   EXPECT_FAILS(result, 4, "train.init_from", "has no quantizer steps");
   EXPECT_FALSE(has(result.output, "float, epoch 1")) << result.output;
+  ASSERT_EQ(run(tiny({"--max-time", "0s"}, "begun")).code, 75);
+  EXPECT_FAILS(run(tiny({"--resume=auto", "quant.calibration.batches=0",
+                         "train.init_from=" + path("runs/float")},
+                        "begun")),
+               4, "has no quantizer steps", "where a run is continued");
+  const Result none = run(tiny({"quant.calibration.batches=0", "train.forward=fake_quant",
+                                "quant.weights.kind=none", "quant.activations.kind=none"},
+                               "none"));
+  EXPECT_EQ(none.code, 0) << "there is none to choose: " << none.output;
+}
+
+// The other way is refused: a checkpoint of lsq has floors, which minmax has not.
+TEST_F(UnfitInput, StepsOfMinmaxAreTrainedOnByLsqWithAFloor) {
+  const std::vector<std::string> minmax = {"train.float.epochs=0", "quant.weights.kind=minmax",
+                                           "quant.activations.kind=minmax", "--max-time", "0s"};
+  ASSERT_EQ(run(tiny(minmax)).code, 75);
+  const Result result = run(tiny({"--resume=auto", "train.float.epochs=0"}));
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_TRUE(has(read(last_checkpoint() / "model.safetensors"), "conv1.weight_quant.scale_floor"));
 }
 
 TEST_F(UnfitInput, AFailedAttemptToResumeAKilledRunIsSaidWithItsStep) {

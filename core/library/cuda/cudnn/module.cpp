@@ -88,6 +88,7 @@ class Cudnn final : public Convolutions {
     } catch (const InternalError& error) {  // a graph that cuDNN refuses has no engines
       made->no_engine = error.what();
     }
+    if (!made->candidates.empty()) made->no_engine.clear();  // one of two heuristics was silent
     for (const Candidate& candidate : made->candidates) made->names.push_back(candidate.name);
     entry = std::move(made);
     return *entry;
