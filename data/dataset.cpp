@@ -12,7 +12,10 @@ void check_data_path(const std::string& path) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   if (status.type() == std::filesystem::file_type::not_found)
-    throw DataError("data.path '" + path + "' does not exist");
+    throw DataError("data.path '" + path + "' does not exist" +
+                    (path.starts_with('/')
+                         ? ""
+                         : ", seen from " + std::filesystem::current_path(error).string()));
   if (error) throw DataError("data.path '" + path + "' cannot be looked at: " + error.message());
   if (!std::filesystem::is_directory(status))
     throw DataError("data.path '" + path + "' is not a folder");
