@@ -186,6 +186,12 @@ Descriptor device(int number) {
   return device.finalize("the device");
 }
 
+Descriptor device(cudnnHandle_t handle) {
+  Descriptor device(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
+  device.set(CUDNN_ATTR_DEVICEPROP_HANDLE, CUDNN_TYPE_HANDLE, handle);
+  return device.finalize("the handle's device");
+}
+
 Descriptor device(const std::string& json) {
   Descriptor device(CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR);
   device.set(CUDNN_ATTR_DEVICEPROP_JSON_REPRESENTATION, CUDNN_TYPE_CHAR,

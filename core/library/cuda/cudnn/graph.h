@@ -13,9 +13,10 @@ namespace qt::cudnn {
 // The tensors' numbers in a graph.
 constexpr int64_t uid_first = 1, uid_second = 2, uid_result = 3, uid_sums = 4;
 
-// Which GPU is asked: one that is there, by number, or one described by cuDNN's JSON, which needs
-// neither GPU nor driver.
+// Which GPU is asked: one that is there, by number or by a handle of it, or one described by
+// cuDNN's JSON, which needs neither GPU nor driver.
 Descriptor device(int number);
+Descriptor device(cudnnHandle_t handle);
 Descriptor device(const std::string& json);
 
 // The graph; i8: convolution with int32 sums, then their conversion to f32. Finalized.

@@ -15,12 +15,7 @@ namespace {
 
 class Cudnn final : public Convolutions {
  public:
-  explicit Cudnn(int gpu) : device_(device(gpu)) {
-    cudnnHandle_t handle = nullptr;
-    check(cudnnCreate(&handle), "cudnnCreate");
-    handle_ = {handle,
-               [](void* h) { static_cast<void>(cudnnDestroy(static_cast<cudnnHandle_t>(h))); }};
-  }
+  explicit Cudnn(int gpu) : handle_(new_handle()), device_(device_of(gpu)) {}
 
   std::string name() const override {
     const size_t version = cudnnGetVersion();
@@ -78,6 +73,20 @@ class Cudnn final : public Convolutions {
     std::string no_engine;                                // why there are no candidates
     std::map<size_t, std::string> no_plan;                // and why one has no plan
   };
+  static std::shared_ptr<void> new_handle() {
+    cudnnHandle_t handle = nullptr;
+    check(cudnnCreate(&handle), "cudnnCreate");
+    return {handle,
+            [](void* h) { static_cast<void>(cudnnDestroy(static_cast<cudnnHandle_t>(h))); }};
+  }
+  // By its number or, where cuDNN does not take that, as the handle's.
+  Descriptor device_of(int gpu) const {
+    try {
+      return device(gpu);
+    } catch (const InternalError&) {
+      return device(static_cast<cudnnHandle_t>(handle_.get()));
+    }
+  }
   // Never dropped, so that a reference stays good.
   Asked& asked(const ConvolutionRequest& request) {
     auto& entry = requests_[request];
@@ -112,8 +121,8 @@ class Cudnn final : public Convolutions {
     return found.plans.try_emplace(engine, std::move(made)).first->second;
   }
 
-  Descriptor device_;
   std::shared_ptr<void> handle_;
+  Descriptor device_;
   std::mutex mutex_;
   std::map<ConvolutionRequest, std::unique_ptr<Asked>> requests_;
 };
