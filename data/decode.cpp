@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <turbojpeg.h>
 
+#include <array>
 #include <cctype>
 #include <cerrno>
 #include <cstdio>
@@ -34,17 +35,27 @@ void check_extents(const std::string& file, int64_t height, int64_t width, int64
 
 enum class Format { jpeg, png, pnm };
 
+// What people have and this program does not read, by the bytes that tell it.
+struct Signature {
+  size_t offset;
+  std::string_view bytes;
+  const char* name;
+};
+constexpr std::array<Signature, 6> other_formats = {{{0, "BM", "BMP"},
+                                                     {8, "WEBP", "WebP"},
+                                                     {0, "GIF8", "GIF"},
+                                                     {0, {"II*\0", 4}, "TIFF"},
+                                                     {0, {"MM\0*", 4}, "TIFF"},
+                                                     {4, "ftyp", "HEIC or AVIF"}}};
+
 Format format_of(const Bytes& bytes, const std::string& file) {
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   if (text.starts_with("\xff\xd8\xff")) return Format::jpeg;
   if (text.starts_with("\x89PNG\r\n\x1a\n")) return Format::png;
   if (text.starts_with("P5") || text.starts_with("P6")) return Format::pnm;
-  if (text.starts_with("GIF8")) refuse(file, "GIF is not supported; supported: JPEG, PNG, PPM");
-  if (text.starts_with("II*") || text.starts_with("MM"))
-    refuse(file, "TIFF is not supported; supported: JPEG, PNG, PPM");
-  if (text.starts_with("BM")) refuse(file, "BMP is not supported; supported: JPEG, PNG, PPM");
-  if (text.size() > 12 && text.starts_with("RIFF") && text.substr(8, 4) == "WEBP")
-    refuse(file, "WebP is not supported; supported: JPEG, PNG, PPM");
+  for (const Signature& other : other_formats)
+    if (text.size() > other.offset && text.substr(other.offset).starts_with(other.bytes))
+      refuse(file, std::string(other.name) + " is not supported; supported: JPEG, PNG, PPM");
   char start[32] = "";
   for (size_t i = 0; i < bytes.size() && i < 4; ++i)
     snprintf(start + strlen(start), sizeof start - strlen(start), " %02x", unsigned(bytes[i]));

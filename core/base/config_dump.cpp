@@ -85,10 +85,10 @@ ordered_json value_json(const ConfigValue& value, const ValueType& type) {
   return list;
 }
 
-// Of an element of a map: where a key of it is not set, there is nothing in its place.
-enum class Place { root, element };
+// What a key stands for that is not set: its default or, in an element of a map, nothing.
+enum class Unset { is_default, is_nothing };
 
-ordered_json key_schema(const KeyBase& key, Place place) {
+ordered_json key_schema(const KeyBase& key, Unset unset) {
   const ValueType& type = key.type();
   const Check& check = key.check();
   ordered_json schema = scalar_schema(type, check);
@@ -105,11 +105,11 @@ ordered_json key_schema(const KeyBase& key, Place place) {
     schema = either;
   }
   schema["description"] = key.help();
-  if (place == Place::root) schema["default"] = value_json(key.default_value(), type);
+  if (unset == Unset::is_default) schema["default"] = value_json(key.default_value(), type);
   return schema;
 }
 
-ordered_json section_schema(const Section& section, Place place) {
+ordered_json section_schema(const Section& section, Unset unset) {
   ordered_json schema;
   schema["type"] = "object";
   if (!section.help().empty()) schema["description"] = section.help();
@@ -118,20 +118,20 @@ ordered_json section_schema(const Section& section, Place place) {
   for (const ConfigEntry* entry : section.entries()) {
     ordered_json& property = schema["properties"][entry->name()];
     if (const auto* key = dynamic_cast<const KeyBase*>(entry)) {
-      property = key_schema(*key, place);
+      property = key_schema(*key, unset);
     } else if (const auto* map = dynamic_cast<const SectionMapBase*>(entry)) {
       property["type"] = "object";
       property["description"] = map->help();
-      property["additionalProperties"] = section_schema(*map->make_element(), Place::element);
+      property["additionalProperties"] = section_schema(*map->make_element(), Unset::is_nothing);
     } else {
-      property = section_schema(static_cast<const Section&>(*entry), place);
+      property = section_schema(static_cast<const Section&>(*entry), unset);
     }
   }
   return schema;
 }
 
-std::string default_text(const KeyBase& key, Place place) {
-  return place == Place::element ? "not set" : print_value(key.default_value(), key.type());
+std::string default_text(const KeyBase& key, Unset unset) {
+  return unset == Unset::is_nothing ? "not set" : print_value(key.default_value(), key.type());
 }
 
 // '|' would end a cell.
@@ -141,23 +141,23 @@ std::string cell(const std::string& text) {
   return out;
 }
 
-void table_rows(const Section& section, const std::string& above, Place place, std::string& out) {
+void table_rows(const Section& section, const std::string& above, Unset unset, std::string& out) {
   for (const ConfigEntry* entry : section.entries()) {
     const std::string path = above + entry->name();
     if (const auto* key = dynamic_cast<const KeyBase*>(entry)) {
-      const std::string usual = cell(default_text(*key, place));
+      const std::string usual = cell(default_text(*key, unset));
       out += fmt::format("| `{}` | {} | {} | {} |\n", path,
                          cell(describe_allowed(key->type(), key->check())),
-                         place == Place::element ? usual : "`" + usual + "`", cell(key->help()));
+                         unset == Unset::is_nothing ? usual : "`" + usual + "`", cell(key->help()));
     } else if (const auto* map = dynamic_cast<const SectionMapBase*>(entry)) {
       out += fmt::format("| `{}` | a mapping | `{{}}` | {} |\n", path, cell(map->help()));
       // An element repeats sections that stand in the table already; its own keys are listed under
       // the pattern.
-      table_rows(*map->make_element(), path + ".PATTERN.", Place::element, out);
+      table_rows(*map->make_element(), path + ".PATTERN.", Unset::is_nothing, out);
     } else {
       const auto& child = static_cast<const Section&>(*entry);
       out += fmt::format("| **`{}`** | | | {} |\n", path, cell(child.help()));
-      table_rows(child, path + ".", place, out);
+      table_rows(child, path + ".", unset, out);
     }
   }
 }
@@ -176,11 +176,11 @@ std::string explain_section(const Section& section, const std::string& path) {
   return out;
 }
 
-std::string explain_key(const KeyBase& key, const std::string& path, Place place) {
+std::string explain_key(const KeyBase& key, const std::string& path, Unset unset) {
   std::string out = path + ": " + key.help() + "\n";
   out += "  type:    " + describe_type(key.type()) + "\n";
   out += "  allowed: " + describe_allowed(key.type(), key.check()) + "\n";
-  out += "  default: " + default_text(key, place) + "\n";
+  out += "  default: " + default_text(key, unset) + "\n";
   if (key.is_set())
     out += "  now:     " + print_value(key.value(), key.type()) + ", from " + key.origin() + "\n";
   return out;
@@ -217,7 +217,7 @@ std::string json_schema(const Section& root, const std::string& title) {
   ordered_json schema;
   schema["$schema"] = "http://json-schema.org/draft-07/schema#";
   schema["title"] = title;
-  schema.update(section_schema(root, Place::root));
+  schema.update(section_schema(root, Unset::is_default));
   schema["properties"]["base"] = {
       {"type", "string"},
       {"description", "a config this one inherits from, relative to this file"}};
@@ -241,7 +241,8 @@ std::string explain(const Section& root, const std::string& key_path) {
     }
     const bool last = i + 1 == names.size();
     if (const auto* key = dynamic_cast<const KeyBase*>(*it)) {
-      if (last) return explain_key(*key, path + names[i], element ? Place::element : Place::root);
+      if (last)
+        return explain_key(*key, path + names[i], element ? Unset::is_nothing : Unset::is_default);
       throw ConfigError("'" + path + names[i] + "' is a key and has none below it");
     }
     path += names[i];
@@ -265,7 +266,7 @@ std::string explain(const Section& root, const std::string& key_path) {
 
 std::string describe_markdown(const Section& root) {
   std::string out = "| key | allowed | default | meaning |\n|---|---|---|---|\n";
-  table_rows(root, "", Place::root, out);
+  table_rows(root, "", Unset::is_default, out);
   return out;
 }
 

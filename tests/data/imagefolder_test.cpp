@@ -121,10 +121,12 @@ std::string message_after(const std::function<void(const TemporaryFolder&, Datas
 using F = const TemporaryFolder&;
 
 TEST(ImageFolder, RefusesOtherFormatsAtTheStartAndNamesWhatIsAllowed) {
-  for (const auto& [file, content, format] : {std::tuple{"d.BMP", "BM0123456789", "BMP"},
-                                              {"d.webp", "RIFF0000WEBPVP8 ", "WebP"},
-                                              {"d.gif", "GIF89a", "GIF"},
-                                              {"d.tif", "II*", "TIFF"}}) {
+  using namespace std::string_literals;
+  for (const auto& [file, content, format] : {std::tuple{"d.BMP", "BM0123456789"s, "BMP"},
+                                              {"d.webp", "RIFF0000WEBPVP8 "s, "WebP"},
+                                              {"d.gif", "GIF89a"s, "GIF"},
+                                              {"d.tif", "II*\0"s, "TIFF"},
+                                              {"d.heic", "\0\0\0 ftypheic"s, "HEIC or AVIF"}}) {
     const auto add = [name = std::string("train/bee/") + file, content = content](
                          F folder, DatasetSpec& spec) {
       spec.cache_bytes = 0;  // nothing is decoded before it is asked for

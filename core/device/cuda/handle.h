@@ -26,8 +26,8 @@ Handle as(const std::shared_ptr<void>& handle) {
   return static_cast<Handle>(handle.get());
 }
 
-// The handle of a GpuStream, for what must not outlive its stream; null for streams of others.
-std::shared_ptr<void> owner_of(cudaStream_t stream);
+// The stream, for what must not outlive it: a GpuStream lives as long; one of others is not owned.
+std::shared_ptr<void> shared(cudaStream_t stream);
 
 inline cudaStream_t handle(Stream stream) {
   QT_CHECK(stream.on_gpu, "a GPU's stream is needed, the CPU's was given");

@@ -21,7 +21,7 @@ class Blocks {
  public:
   void add(void* memory, size_t bytes, cudaStream_t home) {
     const std::lock_guard lock(mutex_);
-    blocks_[memory] = {bytes, home, owner_of(home), {}};
+    blocks_[memory] = {bytes, shared(home), {}};
     stats_.in_use += bytes;
     stats_.peak = std::max(stats_.peak, stats_.in_use);
   }
@@ -30,7 +30,7 @@ class Blocks {
     const auto found = blocks_.find(memory);
     QT_CHECK(found != blocks_.end(),
              "used_on is for what allocate_on_gpu returned outside of a recording");
-    if (found->second.home == user) return;
+    if (found->second.home.get() == user) return;
     cudaEvent_t event = nullptr;
     check_cuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreate");
     found->second.uses.push_back(owned(event, cudaEventDestroy));
@@ -40,11 +40,12 @@ class Blocks {
     const std::lock_guard lock(mutex_);
     const auto found = blocks_.find(memory);
     const Block& block = found->second;
+    const auto home = as<cudaStream_t>(block.home);
     for (const auto& use : block.uses)
-      if (cudaStreamWaitEvent(block.home, as<cudaEvent_t>(use), 0) != cudaSuccess)
+      if (cudaStreamWaitEvent(home, as<cudaEvent_t>(use), 0) != cudaSuccess)
         static_cast<void>(cudaGetLastError());
     // What cannot be given back stays the driver's; the next launch is not blamed for it.
-    if (cudaFreeAsync(memory, block.home) != cudaSuccess) static_cast<void>(cudaGetLastError());
+    if (cudaFreeAsync(memory, home) != cudaSuccess) static_cast<void>(cudaGetLastError());
     stats_.in_use -= block.bytes;
     blocks_.erase(found);  // and the stream, where this was its last memory
   }
@@ -70,8 +71,7 @@ class Blocks {
  private:
   struct Block {
     size_t bytes;
-    cudaStream_t home;
-    std::shared_ptr<void> owner;  // of home: memory is given back on a stream that lives
+    std::shared_ptr<void> home;               // the stream, which lives as long
     std::vector<std::shared_ptr<void>> uses;  // events
   };
   std::mutex mutex_;

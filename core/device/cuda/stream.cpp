@@ -45,7 +45,10 @@ class Streams {
 
 }  // namespace
 
-std::shared_ptr<void> owner_of(cudaStream_t stream) { return Streams::all().find(stream); }
+std::shared_ptr<void> shared(cudaStream_t stream) {
+  const std::shared_ptr<void> owner = Streams::all().find(stream);
+  return {owner, stream};  // of nobody's where that is null
+}
 
 GpuStream::GpuStream() {
   cudaStream_t stream = nullptr;
