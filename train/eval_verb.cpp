@@ -127,7 +127,8 @@ ExitCode eval_verb(const CommandLine& given) {
       evaluate(run.test_set, logits_of(run, command, device),
                {.loader = eval_loader_spec(*run.experiment),
                 .limit = command.limit,
-                .predictions = command.predictions.empty() ? nullptr : &predictions});
+                .predictions = command.predictions.empty() ? nullptr : &predictions,
+                .fill_batches = device->on_gpu()});
   std::array<char, 256> text{};
   std::snprintf(text.data(), text.size(),
                 "%s top-1 %.2f %%, loss %.4f, %lld pictures, %.0f a second (%.0f in the network)",

@@ -37,6 +37,16 @@ Tensor head(const Tensor& x, int64_t n) {
   return part;
 }
 
+// x and rows of zeros behind it, `rows` in all.
+Tensor filled_up(const Tensor& x, int64_t rows) {
+  std::vector<int64_t> extents = x.shape().vector();
+  if (extents.at(0) == rows) return x;
+  extents[0] = rows;
+  Tensor whole = Tensor::zeros(Shape(extents), x.dtype());
+  std::memcpy(whole.raw(), x.raw(), x.bytes());
+  return whole;
+}
+
 // Rates, in which the first batch, whose plans are created and memory touched, counts only where it
 // is the only one.
 class Stopwatch {
@@ -85,16 +95,18 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
   Loader loader(dataset, spec);
   const int64_t limit = std::min(options.limit.value_or(dataset->size()), dataset->size());
   Evaluation result;
-  int64_t correct = 0;
+  int64_t correct = 0, most = 0;
   Stopwatch watch;
   loader.start_epoch(0);
   for (Batch batch; result.images < limit && loader.next(batch);) {
     const int64_t n = std::min(batch.labels.elements(), limit - result.images);
     if (n == 0) continue;  // another rank has all of a last, small batch
     if (options.ranks) options.ranks->check();
-    const Tensor labels = head(batch.labels, n), images = head(batch.images, n);
+    most = std::max(most, n);
+    const Tensor labels = head(batch.labels, n), pictures = head(batch.images, n);
+    const Tensor images = options.fill_batches ? filled_up(pictures, most) : pictures;
     watch.network_begins();
-    const Tensor logits = logits_of(images);
+    const Tensor logits = head(logits_of(images), n);
     watch.network_ends(n);
     QT_CHECK(logits.dim(-1) == int64_t(dataset->classes().size()),
              "logits " + logits.shape().text() + " for a data set of " +

@@ -39,6 +39,10 @@ struct EvaluateOptions {
   std::optional<int64_t> limit = {};  // look at the first pictures only
   Predictions* predictions = nullptr;
   std::function<bool()> stop = {};  // asked between batches; true ends early
+  // A batch that is smaller than one before is filled up with pictures whose logits are dropped: a
+  // GPU compiles its kernels for one number of pictures, and what a picture's logits are does not
+  // depend on its batch.
+  bool fill_batches = false;
   // Each rank looks at its part of every batch; the result is of all pictures, on all ranks. Not
   // with limit, predictions or stop.
   Communicator* ranks = nullptr;

@@ -162,9 +162,13 @@ LoaderSpec train_loader_spec(const Experiment& experiment) {
   return spec;
 }
 
+int64_t eval_batch(const Experiment& experiment) {
+  return experiment.eval.batch.get().value_or(experiment.train.batch);
+}
+
 LoaderSpec eval_loader_spec(const Experiment& experiment) {
   LoaderSpec spec;
-  spec.batch = experiment.eval.batch;
+  spec.batch = eval_batch(experiment);
   spec.workers = experiment.data.workers;
   spec.prefetch = experiment.data.prefetch;
   return spec;

@@ -217,7 +217,8 @@ struct EvalConfig : Section {
   using Section::Section;
   Key<int> every_epochs{this, "every_epochs", 1, at_least(0),
                         "epochs between evaluations; 0: at phase ends only"};
-  Key<int> batch{this, "batch", 250, range(1, 1 << 20), "pictures of one forward pass"};
+  Key<std::optional<int64_t>> batch{this, "batch", std::nullopt, range(1, 1 << 20),
+                                    "pictures of one forward pass; null: train.batch"};
 };
 
 struct DistributedConfig : Section {
@@ -252,6 +253,8 @@ std::string config_hash(const Experiment& experiment);
 
 DatasetSpec dataset_spec(const Experiment& experiment);
 LoaderSpec train_loader_spec(const Experiment& experiment);
+// eval.batch, else train.batch.
+int64_t eval_batch(const Experiment& experiment);
 LoaderSpec eval_loader_spec(const Experiment& experiment);
 
 // The network for pictures of this set. ConfigError for pictures that are not square and for a

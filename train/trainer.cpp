@@ -300,6 +300,7 @@ Evaluation Trainer::finite(const Evaluation& result) {
 // After QAT it is the integer program that is evaluated, and kept.
 Evaluation Trainer::evaluation() {
   const EvaluateOptions options{.loader = eval_loader_spec(experiment_),
+                                .fill_batches = device_->on_gpu(),
                                 .ranks = ranks_.alone() ? nullptr : &ranks_};
   if (phase().mode == ForwardMode::float32 || !has_program())
     return finite(evaluate(test_set_, on_device(logits_of_model(*model_, phase().mode)), options));
@@ -328,7 +329,7 @@ LogitsOf Trainer::on_device(const LogitsOf& logits_of) const {
 }
 
 void Trainer::collect_statistics() {
-  const Tensor images = pictures_over(*test_set_, std::min<int64_t>(experiment_.eval.batch, 32));
+  const Tensor images = pictures_over(*test_set_, std::min<int64_t>(eval_batch(experiment_), 32));
   const auto section = device_->enter();
   log_->statistics(state_, layer_statistics(*model_, images, phase().mode));
 }

@@ -111,6 +111,26 @@ TEST(Evaluate, TheLimitHoldsWithinABatch) {
   EXPECT_NEAR(e.top1, 100.0 * 4 / 6, 1e-12);
 }
 
+TEST(Evaluate, FilledBatchesAreOfOneSizeAndCountNoPictureTwice) {
+  const auto set = std::make_shared<ColourSet>(10);
+  std::vector<int64_t> sizes;
+  const auto noting = [&](const Tensor& images) {
+    sizes.push_back(images.dim(0));
+    return logits_by_colour(images);
+  };
+  Predictions filled, plain;
+  const Evaluation e =
+      evaluate(set, noting, {.loader = {.batch = 4}, .predictions = &filled, .fill_batches = true});
+  EXPECT_EQ(sizes, (std::vector<int64_t>{4, 4, 4}));
+  const Evaluation wanted =
+      evaluate(set, logits_by_colour, {.loader = {.batch = 4}, .predictions = &plain});
+  EXPECT_EQ(e.images, 10);
+  EXPECT_EQ(e.top1, wanted.top1);
+  EXPECT_EQ(e.loss, wanted.loss);
+  EXPECT_EQ(filled.labels, plain.labels);
+  EXPECT_EQ(filled.logits, plain.logits);
+}
+
 TEST(Evaluate, RatesLeaveOutTheFirstBatchWhereThereAreMore) {
   using namespace std::chrono_literals;
   const auto set = std::make_shared<ColourSet>(12);
