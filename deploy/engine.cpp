@@ -19,8 +19,9 @@ EngineResult Engine::run(const Program& program, const Tensor& images,
       result.logits = registers[i];
     else if (options.keep_codes)
       result.codes.emplace_back(at.name, registers[i]);
-    for (size_t j = 0; j <= i; ++j)
-      if (last[j] <= int(i)) registers[j] = Tensor();
+    for (const int read : at.inputs)
+      if (last[size_t(read)] == int(i)) registers[size_t(read)] = Tensor();
+    if (last[i] == int(i)) registers[i] = Tensor();
   }
   return result;
 }

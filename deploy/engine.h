@@ -64,7 +64,7 @@ std::unique_ptr<Engine> make_engine(const std::string& name);
 std::unique_ptr<Engine> make_library_engine(Library& library, bool keeps_weights = true);
 
 // The engine on a library of a GPU, in the order of its stream; copies programs and pictures to the
-// GPU and results back. A program is copied once, as long as no other one comes between.
+// GPU and results back. The tensors of the program that ran last are not copied again.
 std::unique_ptr<Engine> make_gpu_engine(const GpuStream& stream, std::shared_ptr<Library> library);
 
 // Logits f32 [n, classes] on current_library()'s kernels; for once, so no weights are kept.

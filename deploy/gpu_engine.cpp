@@ -1,24 +1,11 @@
 // deploy/gpu_engine.cpp -- the integer program on a GPU, for callers in the host's memory.
+#include <map>
+
 #include "core/tensor/transfer.h"
 #include "deploy/engine.h"
 
 namespace qt {
 namespace {
-
-// The tensors whose storage tells whether two programs are one: nobody writes into them.
-std::vector<const void*> constants_of(const Program& program) {
-  std::vector<const void*> list;
-  for (const Instruction& at : program.instructions) {
-    if (const auto* image = std::get_if<ImageTable>(&at.operation))
-      list.push_back(image->table.raw());
-    if (const auto* conv = std::get_if<Conv>(&at.operation))
-      list.insert(list.end(), {conv->codes.raw(), conv->m.raw(), conv->b.raw()});
-    if (const auto* classifier = std::get_if<Classifier>(&at.operation))
-      list.insert(list.end(),
-                  {classifier->codes.raw(), classifier->m.raw(), classifier->bias.raw()});
-  }
-  return list;
-}
 
 class GpuEngine final : public Engine {
  public:
@@ -30,11 +17,15 @@ class GpuEngine final : public Engine {
                    const RunOptions& options) const override {
     const UseStream on_gpu(stream_.stream());
     const UseLibrary library(library_);
-    if (constants_of(program) != constants_of(host_)) {
-      host_ = program;  // keeps the storage, so that no other program can have it
-      placed_ = program_here(program);
-    }
-    EngineResult result = engine_->run(placed_, here(images), options);
+    std::map<const void*, Copy> copies;
+    const Program placed = with_tensors(program, [&](const Tensor& t) {
+      const auto known = copies_.find(t.raw());
+      const bool same = known != copies_.end() && is_alike(known->second.host, t);
+      return copies.insert_or_assign(t.raw(), same ? known->second : Copy{t, here(t)})
+          .first->second.placed;
+    });
+    copies_ = std::move(copies);
+    EngineResult result = engine_->run(placed, here(images), options);
     result.logits = on_host(result.logits);
     for (auto& [name, codes] : result.codes) codes = on_host(codes);
     return result;
@@ -49,7 +40,17 @@ class GpuEngine final : public Engine {
   GpuStream stream_;
   std::shared_ptr<Library> library_;
   std::unique_ptr<Engine> engine_;
-  mutable Program host_, placed_;
+  // Of the last program, by storage: nobody writes into its tensors, and `host` keeps the storage,
+  // so that no other tensor can have it.
+  struct Copy {
+    Tensor host, placed;
+  };
+  static bool is_alike(const Tensor& a, const Tensor& b) {
+    return a.shape() == b.shape() && a.dtype() == b.dtype() && a.has_scale() == b.has_scale() &&
+           (!a.has_scale() ||
+            (a.step().raw() == b.step().raw() && a.lo() == b.lo() && a.hi() == b.hi()));
+  }
+  mutable std::map<const void*, Copy> copies_;
 };
 
 }  // namespace

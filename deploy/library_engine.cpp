@@ -1,5 +1,6 @@
 // deploy/library_engine.cpp -- the integer program on a library's kernels and the launchers.
 #include <map>
+#include <tuple>
 
 #include "core/library/code_convolution.h"
 #include "deploy/engine.h"
@@ -27,7 +28,8 @@ class LibraryEngine final : public Engine {
   };
   Library& library_;
   const bool keeps_weights_;
-  mutable std::map<const void*, Prepared> prepared_;  // by the weights' storage
+  // By the weights' storage and the range of the codes that they meet: kernels rely on it.
+  mutable std::map<std::tuple<const void*, int, int>, Prepared> prepared_;
 
   static CodeTarget target(const Step& step) {
     const Shape& y = step.at.output;
@@ -65,7 +67,8 @@ class LibraryEngine final : public Engine {
       return library_.prepare_conv2d_codes(step.input(0), op.codes, shape);
     };
     if (!keeps_weights_) return prepare();
-    const auto [at, is_new] = prepared_.try_emplace(op.codes.raw());
+    const Tensor& x = step.input(0);
+    const auto [at, is_new] = prepared_.try_emplace({op.codes.raw(), x.lo(), x.hi()});
     if (is_new) at->second = {op.codes, prepare()};
     return at->second.convolution;
   }

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/base/json_fields.h"
+#include "core/base/text.h"
 #include "core/tensor/safetensors.h"
 #include "deploy/validate.h"
 
@@ -137,9 +138,9 @@ class Reader {
     for (const Json& name : names) program.class_names.push_back(string_of(name, "class_names"));
     if (!notes.is_object()) refuse("metadata 'notes' is not an object");
     for (const auto& [key, value] : notes.items()) program.notes[key] = string_of(value, "notes");
-    for (const auto& [name, tensor] : by_name_)
-      if (!used_.contains(name)) refuse("tensor '" + name + "' belongs to no instruction");
     validate(program, path_);
+    for (const auto& [name, tensor] : by_name_)
+      if (!used_.contains(name)) refuse("tensor " + in_quotes(name) + " belongs to no instruction");
     check_checksum();
     return program;
   }
@@ -157,14 +158,14 @@ class Reader {
   }
   void check_version() const {
     if (metadata("format") != format_name)
-      refuse("the format is '" + metadata("format") + "', wanted '" + format_name + "'");
+      refuse("the format is " + in_quotes(metadata("format")) + ", wanted '" + format_name + "'");
     if (metadata("format_version") != format_version)
-      refuse("the format version is '" + metadata("format_version") + "'; this build reads '" +
-             format_version + "'");
+      refuse("the format version is " + in_quotes(metadata("format_version")) +
+             "; this build reads '" + format_version + "'");
     static const std::set<std::string> known{
         "format", "format_version", "program", "preprocessing", "class_names", "notes", "checksum"};
     for (const auto& [key, value] : file_.metadata)
-      if (!known.contains(key)) refuse("unknown metadata '" + key + "'");
+      if (!known.contains(key)) refuse("unknown metadata " + in_quotes(key));
   }
   // Files of other programs may have none.
   void check_checksum() const {
@@ -178,13 +179,17 @@ class Reader {
   Json parse(const std::string& key) const {
     const std::string& text = metadata(key);
     if (text.size() > largest_graph) refuse("metadata '" + key + "' is longer than 16 MiB");
-    // Deep nesting would cost stack when it is destroyed; nothing here nests deeper than three.
-    int depth = 0;
-    const auto shallow = [&depth](int, nlohmann::detail::parse_event_t event, Json&) {
+    // Deep nesting would cost stack when it is destroyed; nothing here nests deeper than three. Of
+    // a key that occurs twice another reader might take the other value.
+    std::vector<std::set<std::string>> keys;  // of the objects (and lists) that are open
+    const auto shallow = [&keys](int, nlohmann::detail::parse_event_t event, Json& value) {
       using Event = nlohmann::detail::parse_event_t;
-      if (event == Event::object_start || event == Event::array_start) ++depth;
-      if (event == Event::object_end || event == Event::array_end) --depth;
-      if (depth > 8) throw CheckpointError("nested too deeply");
+      if (event == Event::object_start || event == Event::array_start) keys.emplace_back();
+      if (event == Event::object_end || event == Event::array_end) keys.pop_back();
+      if (keys.size() > 8) throw CheckpointError("nested too deeply");
+      if (event == Event::key && !keys.back().insert(value.get<std::string>()).second)
+        throw CheckpointError("of an object that has the key " +
+                              in_quotes(value.get<std::string>()) + " twice");
       return true;
     };
     try {
@@ -219,18 +224,18 @@ class Reader {
   Tensor tensor(JsonFields& fields, const std::string& what, DType type) {
     const std::string name = name_ + "." + what;
     const auto found = by_name_.find(name);
-    if (found == by_name_.end()) fields.refuse("misses its tensor '" + name + "'");
+    if (found == by_name_.end()) fields.refuse("misses its tensor " + in_quotes(name));
     if (found->second.dtype() != type)
-      fields.refuse("has the tensor '" + name + "' of type " + qt::name_of(found->second.dtype()) +
-                    ", wanted " + qt::name_of(type));
+      fields.refuse("has the tensor " + in_quotes(name) + " of type " +
+                    qt::name_of(found->second.dtype()) + ", wanted " + qt::name_of(type));
     used_.insert(name);
     return found->second;
   }
   float number(JsonFields& fields, const std::string& what) {
     const Tensor t = tensor(fields, what, DType::f32);
     if (t.shape() != Shape{1})
-      fields.refuse("has the tensor '" + name_ + "." + what + "' of shape " + t.shape().text() +
-                    ", wanted [1]");
+      fields.refuse("has the tensor " + in_quotes(name_ + "." + what) + " of shape " +
+                    t.shape().text() + ", wanted [1]");
     return t.data<float>()[0];
   }
   Tensor weights(JsonFields& fields, int rank) {
@@ -247,7 +252,7 @@ class Reader {
     JsonFields fields(json, path_ + ": instruction " + number_text);
     Instruction at;
     at.name = name_ = fields.text("name");
-    JsonFields named(json, path_ + ": instruction " + number_text + " '" + at.name + "'");
+    JsonFields named(json, path_ + ": instruction " + number_text + " " + in_quotes(at.name));
     named.get("name");
     const std::string op = named.text("op");
     for (const int64_t input : named.integers("inputs", 2)) {
@@ -259,7 +264,7 @@ class Reader {
     for (const int64_t extent : extents)
       if (extent < 1) named.refuse("has the output extent " + std::to_string(extent));
     at.output = Shape(extents);
-    if (op != "classifier") {
+    if (op != Classifier::name) {
       at.lo = code(named, "lo");
       at.hi = code(named, "hi");
       at.step = number(named, "step");
@@ -271,21 +276,21 @@ class Reader {
 
   Operation operation(const std::string& op, JsonFields& fields, const Instruction& at,
                       const std::vector<Instruction>& before) {
-    if (op == "image_table") return ImageTable{tensor(fields, "table", DType::i8)};
-    if (op == "conv") return conv(fields, at, before);
-    if (op == "add") return Add{number(fields, "m"), number(fields, "r")};
-    if (op == "max_pool")
+    if (op == ImageTable::name) return ImageTable{tensor(fields, "table", DType::i8)};
+    if (op == Conv::name) return conv(fields, at, before);
+    if (op == Add::name) return Add{number(fields, "m"), number(fields, "r")};
+    if (op == MaxPoolCodes::name)
       return MaxPoolCodes{fields.integer("kernel"), fields.integer("stride"),
                           fields.integer("padding")};
-    if (op == "global_average_pool") return AveragePoolCodes{number(fields, "multiplier")};
-    if (op == "flatten") return FlattenCodes{};
-    if (op == "classifier") {
+    if (op == AveragePoolCodes::name) return AveragePoolCodes{number(fields, "multiplier")};
+    if (op == FlattenCodes::name) return FlattenCodes{};
+    if (op == Classifier::name) {
       const Tensor codes = weights(fields, 2);
       return Classifier{codes, tensor(fields, "m", DType::f32), tensor(fields, "bias", DType::f32)};
     }
     fields.refuse(
-        "has the unknown op '" + op +
-        "'; known: image_table, conv, add, max_pool, global_average_pool, flatten, classifier");
+        "has the unknown op " + in_quotes(op) +
+        "; known: image_table, conv, add, max_pool, global_average_pool, flatten, classifier");
   }
 
   Conv conv(JsonFields& fields, const Instruction& at, const std::vector<Instruction>& before) {

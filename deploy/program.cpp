@@ -6,29 +6,18 @@
 namespace qt {
 
 const char* name_of(const Operation& operation) {
-  static constexpr std::array<const char*, std::variant_size_v<Operation>> names{
-      "image_table", "conv", "add", "max_pool", "global_average_pool", "flatten", "classifier"};
-  return names.at(operation.index());
+  return std::visit([](const auto& op) { return op.name; }, operation);
 }
 
-namespace {
-
-void place(ImageTable& op) { op.table = here(op.table); }
-void place(Conv& op) { op.codes = here(op.codes), op.m = here(op.m), op.b = here(op.b); }
-void place(Classifier& op) {
-  op.codes = here(op.codes), op.m = here(op.m), op.bias = here(op.bias);
+Program with_tensors(const Program& program, const std::function<Tensor(const Tensor&)>& placed) {
+  Program result = program;
+  for (Instruction& at : result.instructions)
+    std::visit([&](auto& op) { for_each_tensor(op, [&](Tensor& t) { t = placed(t); }); },
+               at.operation);
+  return result;
 }
-template <class Other>
-void place(Other&) {}
 
-}  // namespace
-
-Program program_here(const Program& program) {
-  Program placed = program;
-  for (Instruction& at : placed.instructions)
-    std::visit([](auto& operation) { place(operation); }, at.operation);
-  return placed;
-}
+Program program_here(const Program& program) { return with_tensors(program, here); }
 
 std::vector<int> last_uses(const Program& program) {
   std::vector<int> last(program.instructions.size());

@@ -3,6 +3,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <variant>
@@ -19,12 +20,14 @@ namespace qt {
 
 // code = table[channel][pixel] for u8 pixels [n, h, w, 3].
 struct ImageTable {
+  static constexpr const char* name = "image_table";
   Tensor table;  // i8 [3, 256]
 };
 
 // q = clamp(rint(((float(acc) + b[k]) * m[k]) + float(q_r) * r)); acc: exact int32 sum, q_r: the
 // second input's codes (where there is none the last addition is left out). Padding is code 0.
 struct Conv {
+  static constexpr const char* name = "conv";
   Conv2dShape shape;         // n is 0: any
   Tensor codes;              // i8 [k, r, s, c / groups] with step [1] or [k] and lo..hi
   Tensor m, b;               // f32 [k]; m < 0 where gamma < 0
@@ -33,32 +36,60 @@ struct Conv {
 
 // q = clamp(rint(float(q_a) * m + float(q_b) * r)).
 struct Add {
+  static constexpr const char* name = "add";
   float m = 1, r = 1;
 };
 
 // The greatest code under each window; padding never wins.
 struct MaxPoolCodes {
+  static constexpr const char* name = "max_pool";
   int64_t kernel = 2, stride = 2, padding = 0;
 };
 
 // q = clamp(rint(float(sum) * multiplier)); sum: exact int32 sum over h and w.
 struct AveragePoolCodes {
+  static constexpr const char* name = "global_average_pool";
   float multiplier = 1;
 };
 
 // [h, w, c] -> [1, 1, h w c]: the same codes in the same order.
-struct FlattenCodes {};
+struct FlattenCodes {
+  static constexpr const char* name = "flatten";
+};
 
 // logits[k] = float(acc) * m[k] + bias[k], f32; always last.
 struct Classifier {
+  static constexpr const char* name = "classifier";
   Tensor codes;    // i8 [classes, c] with step [1] or [classes] and lo..hi
   Tensor m, bias;  // f32 [classes]
 };
 
 using Operation =
     std::variant<ImageTable, Conv, Add, MaxPoolCodes, AveragePoolCodes, FlattenCodes, Classifier>;
-// "image_table", "conv", "add", "max_pool", "global_average_pool", "flatten", "classifier".
+// Its `name`, which model files have.
 const char* name_of(const Operation& operation);
+
+// Calls f with each tensor of an operation.
+template <class F>
+void for_each_tensor(ImageTable& op, const F& f) {
+  f(op.table);
+}
+template <class F>
+void for_each_tensor(Conv& op, const F& f) {
+  f(op.codes), f(op.m), f(op.b);
+}
+template <class F>
+void for_each_tensor(Classifier& op, const F& f) {
+  f(op.codes), f(op.m), f(op.bias);
+}
+template <class F>
+void for_each_tensor(Add&, const F&) {}
+template <class F>
+void for_each_tensor(MaxPoolCodes&, const F&) {}
+template <class F>
+void for_each_tensor(AveragePoolCodes&, const F&) {}
+template <class F>
+void for_each_tensor(FlattenCodes&, const F&) {}
 
 struct Instruction {
   std::string name;         // the layer's: "layer1.0.conv1"; no two are equal
@@ -87,6 +118,8 @@ struct Program {
   int64_t classes() const { return instructions.empty() ? 0 : instructions.back().output[-1]; }
 };
 
+// The program with each tensor in place of which `placed` gives one.
+Program with_tensors(const Program& program, const std::function<Tensor(const Tensor&)>& placed);
 // The program with all tensors where current_stream() works, from the host's memory.
 Program program_here(const Program& program);
 

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "core/base/text.h"
+
 namespace qt {
 namespace {
 
@@ -20,11 +22,13 @@ std::string does(const Instruction& at) {
     const Conv2dShape& s = conv->shape;
     text += fmt::format(" {}x{}", s.r, s.s);
     if (s.stride != 1) text += fmt::format(" /{}", s.stride);
+    if (s.padding != 0) text += fmt::format(" pad {}", s.padding);
     if (s.dilation != 1) text += fmt::format(" dilation {}", s.dilation);
     if (s.groups != 1) text += fmt::format(" groups {}", s.groups);
   }
   if (const auto* pool = std::get_if<MaxPoolCodes>(&at.operation))
-    text += fmt::format(" {}x{} /{}", pool->kernel, pool->kernel, pool->stride);
+    text +=
+        fmt::format(" {}x{} /{} pad {}", pool->kernel, pool->kernel, pool->stride, pool->padding);
   return text;
 }
 
@@ -41,9 +45,24 @@ std::string reads(const Program& program, size_t i) {
   for (const int input : program.instructions[i].inputs) {
     if (program.instructions[i].inputs.size() == 1 && input == int(i) - 1)
       continue;  // the line above
-    text += (text.empty() ? "" : " + ") + program.instructions[size_t(input)].name;
+    text += (text.empty() ? "" : " + ") + one_line(program.instructions[size_t(input)].name);
   }
   return text;
+}
+
+// Codes of one image that are held at once, when each register is freed after its last reader.
+int64_t most_held(const Program& program) {
+  const std::vector<int> last = last_uses(program);
+  int64_t held = 0, most = 0;
+  for (size_t i = 0; i < last.size(); ++i) {
+    const Instruction& at = program.instructions[i];
+    if (!std::holds_alternative<Classifier>(at.operation)) held += at.output.elements();
+    most = std::max(most, held);
+    for (const int read : at.inputs)
+      if (last[size_t(read)] == int(i))
+        held -= program.instructions[size_t(read)].output.elements();
+  }
+  return most;
 }
 
 }  // namespace
@@ -62,8 +81,8 @@ std::string inspect(const Program& program) {
   size_t widest = 5;
   for (const Instruction& at : program.instructions) widest = std::max(widest, at.name.size());
   std::string text =
-      fmt::format("{:<{}}  {:<22} {:>12}  {:>4} {:>4}  {:>9}  {:>11} {:>12} {:>12}  {}\n", "layer",
-                  widest, "does", "output", "w", "bits", "codes", "step", "MACs", "bytes", "reads");
+      fmt::format("{:<{}}  {:<22} {:>12}  {:>9}  {:>9}  {:>11} {:>12} {:>12}  {}\n", "layer",
+                  widest, "does", "output", "weights", "codes", "step", "MACs", "bytes", "reads");
   int64_t total_macs = 0, total_bytes = 0;
   for (size_t i = 0; i < program.instructions.size(); ++i) {
     const Instruction& at = program.instructions[i];
@@ -73,10 +92,9 @@ std::string inspect(const Program& program) {
     total_macs += macs;
     total_bytes += bytes;
     std::string line =
-        fmt::format("{:<{}}  {:<22} {:>12}  {:>4} {:>4}  {:>9}  {:>11} {:>12} {:>12}  {}", at.name,
-                    widest, does(at), extents(at.output),
-                    weights ? std::to_string(bits_of(weights->lo(), weights->hi())) : "",
-                    codes ? std::to_string(bits_of(at.lo, at.hi)) : "",
+        fmt::format("{:<{}}  {:<22} {:>12}  {:>9}  {:>9}  {:>11} {:>12} {:>12}  {}",
+                    one_line(at.name), widest, does(at), extents(at.output),
+                    weights ? fmt::format("{}..{}", weights->lo(), weights->hi()) : "",
                     codes ? fmt::format("{}..{}", at.lo, at.hi) : "logits",
                     codes ? fmt::format("{:.5g}", at.step) : "", macs ? std::to_string(macs) : "",
                     bytes ? std::to_string(bytes) : "", reads(program, i));
@@ -86,6 +104,8 @@ std::string inspect(const Program& program) {
   const Preprocessing& p = program.preprocessing;
   text += fmt::format("total: {} multiply-accumulates an image, {} bytes of packed weights\n",
                       total_macs, total_bytes);
+  text += fmt::format("largest sum of registers that are held at once: {} codes an image\n",
+                      most_held(program));
   text += fmt::format(
       "input: {} x {} RGB bytes{}, mean {:g} {:g} {:g}, std {:g} {:g} {:g}\n", p.height, p.width,
       p.resize
@@ -95,8 +115,9 @@ std::string inspect(const Program& program) {
   text += fmt::format("classes: {}{}\n", program.classes(),
                       program.class_names.empty()
                           ? std::string()
-                          : fmt::format(" ({})", fmt::join(program.class_names, ", ")));
-  for (const auto& [key, value] : program.notes) text += fmt::format("{}: {}\n", key, value);
+                          : one_line(fmt::format(" ({})", fmt::join(program.class_names, ", "))));
+  for (const auto& [key, value] : program.notes)
+    text += one_line(fmt::format("{}: {}", key, value)) + "\n";
   return text;
 }
 

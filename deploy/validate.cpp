@@ -1,10 +1,14 @@
 // deploy/validate.cpp -- checks of an integer program, one instruction after the other.
 #include "deploy/validate.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <set>
+
+#include "core/base/text.h"
 
 namespace qt {
 namespace {
@@ -40,8 +44,8 @@ class Checker {
     throw CheckpointError(what_ + ": the integer program " + cause);
   }
   [[noreturn]] void refuse_instruction(const std::string& cause) const {
-    throw CheckpointError(what_ + ": instruction " + std::to_string(number_) + " '" + at_->name +
-                          "' (" + name_of(at_->operation) + ") " + cause);
+    throw CheckpointError(what_ + ": instruction " + std::to_string(number_) + " " +
+                          in_quotes(at_->name) + " (" + name_of(at_->operation) + ") " + cause);
   }
   void require(bool condition, const std::string& cause) const {
     if (!condition) refuse_instruction(cause);
@@ -55,6 +59,9 @@ class Checker {
       refuse("takes images of " + std::to_string(p.height) + " x " + std::to_string(p.width) +
              " after a resize to " + std::to_string(p.resize) +
              "; extents from 1 to 2^24 are allowed");
+    if (p.resize != 0 && p.resize < std::min(p.height, p.width))
+      refuse("crops " + std::to_string(p.height) + " x " + std::to_string(p.width) +
+             " from pictures whose shorter side is " + std::to_string(p.resize));
     for (size_t c = 0; c < 3; ++c)
       if (!std::isfinite(p.mean[c]) || !std::isfinite(p.std[c]) || p.std[c] <= 0)
         refuse("has a mean that is not finite or a standard deviation that is not positive");
@@ -85,17 +92,17 @@ class Checker {
               "reads register " + std::to_string(i) + "; only earlier ones, 0 to " +
                   std::to_string(int64_t(number_) - 1) + ", may be read");
       require(!std::holds_alternative<Classifier>(program_.instructions[size_t(i)].operation),
-              "reads the logits of '" + program_.instructions[size_t(i)].name +
-                  "', which are not codes");
+              "reads the logits of " + in_quotes(program_.instructions[size_t(i)].name) +
+                  ", which are not codes");
     }
   }
 
   void check_range() const {
     require(at_->lo < at_->hi && at_->lo >= -128 && at_->hi <= 127 && at_->lo <= 0 && at_->hi >= 0,
             "has the code range " + std::to_string(at_->lo) + ".." + std::to_string(at_->hi) +
-                "; it must hold 0 and lie in -128..127");
+                "; it must hold 0 and another code and lie in -128..127");
     require(std::isnormal(at_->step) && at_->step > 0,
-            "has the step " + std::to_string(at_->step) + "; it must be positive and finite");
+            fmt::format("has the step {:g}; it must be positive, finite and normal", at_->step));
   }
   void check_same_codes() const {
     require(at_->lo == input(0).lo && at_->hi == input(0).hi && at_->step == input(0).step,
@@ -135,7 +142,7 @@ class Checker {
                 std::to_string(shape[0]) + "]");
     for (int64_t i = 0; i < step.elements(); ++i)
       require(std::isnormal(step.data<float>()[i]) && step.data<float>()[i] > 0,
-              "has weight_step[" + std::to_string(i) + "] that is not positive and finite");
+              "has weight_step[" + std::to_string(i) + "] that is not positive, finite and normal");
     check_codes("codes", codes, codes.lo(), codes.hi());
     const int64_t products = shape.elements() / shape[0];
     const double most =
@@ -162,8 +169,7 @@ class Checker {
   }
   void check_multiplier(const char* name, float value) const {
     require(std::isfinite(value) && value > 0 && double(value) * int32_bound < double(FLT_MAX) / 2,
-            std::string(name) + " is " + std::to_string(value) +
-                "; it must be positive, finite and not huge");
+            fmt::format("{} is {:g}; it must be positive, finite and not huge", name, value));
   }
   void check_ratio(float r) const {
     check_multiplier("residual_ratio", r);
@@ -204,7 +210,7 @@ class Checker {
     const bool residual = at_->inputs.size() > 1;
     if (residual) {
       check_ratio(op.residual_ratio);
-      require(input(1).output == at_->output, "adds '" + input(1).name + "' of shape " +
+      require(input(1).output == at_->output, "adds " + in_quotes(input(1).name) + " of shape " +
                                                   input(1).output.text() + " to " +
                                                   at_->output.text());
     }

@@ -10,7 +10,7 @@ ConvUnit::ConvUnit(const ConvUnitSpec& spec, uint64_t seed, uint32_t number)
     : spec_(spec),
       weight_(normal_weights(
           {spec.out, spec.kernel, spec.kernel, spec.in / spec.groups},
-          std::sqrt(2.0 / double(spec.out / spec.groups * spec.kernel * spec.kernel)), seed,
+          std::sqrt(2.0 * double(spec.groups) / double(spec.out * spec.kernel * spec.kernel)), seed,
           number)),
       weight_quantizer_(make_quantizer(spec.weights, spec.out)),
       activation_quantizer_(make_quantizer(spec.activations, 1)) {
@@ -41,6 +41,12 @@ Shape ConvUnit::output_shape(const std::vector<Shape>& in) const {
   return conv_shape(in.at(0)).y_shape();
 }
 
+void ConvUnit::check_sums(const CodeRange& codes, const Shape&) const {
+  const int64_t products = spec_.kernel * spec_.kernel * (spec_.in / spec_.groups);
+  check_accumulator(codes, codes_of(*weight_quantizer_), products,
+                    "layer '" + spec_.conv_name + "'");
+}
+
 Tensor ConvUnit::weight_codes() { return weight_codes_of(weight_, *weight_quantizer_); }
 
 Var ConvUnit::forward(const std::vector<Var>& in, const Pass& pass) {
@@ -66,6 +72,7 @@ void ConvUnit::visit(const Visitor& visitor) {
   visitor.parameter(spec_.conv_name + ".weight", weight_);
   visitor.parameter(spec_.norm_name + ".weight", norm_.gamma);
   visitor.parameter(spec_.norm_name + ".bias", norm_.beta);
+  visitor.norm(spec_.norm_name, norm_);
   visitor.buffer(spec_.norm_name + ".running_mean", norm_.running_mean);
   visitor.buffer(spec_.norm_name + ".running_var", norm_.running_var);
   visit_quantizer(visitor, spec_.conv_name + ".weight_quant", *weight_quantizer_);

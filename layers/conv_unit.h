@@ -28,6 +28,10 @@ class ConvUnit : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor& visitor) override;
   Shape output_shape(const std::vector<Shape>& in) const override;
+  CodeRange output_codes(const CodeRange&) const override {
+    return codes_of(*activation_quantizer_);
+  }
+  void check_sums(const CodeRange& codes, const Shape& in) const override;
 
   const ConvUnitSpec& spec() const { return spec_; }
   Conv2dShape conv_shape(const Shape& x) const;

@@ -67,6 +67,15 @@ Shape GlobalAveragePool::output_shape(const std::vector<Shape>& in) const {
   return {in.at(0)[0], 1, 1, in.at(0)[3]};
 }
 
+void GlobalAveragePool::check_sums(const CodeRange& codes, const Shape& in) const {
+  const int64_t largest = codes.magnitude();
+  if (in[1] * in[2] * largest > int64_t{1} << 24)
+    throw ConfigError("layer 'avgpool': sums of " + std::to_string(in[1]) + " x " +
+                      std::to_string(in[2]) + " codes up to " + std::to_string(largest) +
+                      " may exceed 2^24, to which f32 is exact; take smaller pictures or fewer "
+                      "bits");
+}
+
 Var Flatten::forward(const std::vector<Var>& in, const Pass&) {
   return reshape(in.at(0), output_shape({in.at(0).value().shape()}));
 }
@@ -110,6 +119,10 @@ Linear::Linear(const std::string& name, int64_t in, int64_t out, const QuantSpec
       weight_quantizer_(make_quantizer(weights, out)) {}
 
 Shape Linear::output_shape(const std::vector<Shape>& in) const { return {in.at(0)[0], out_}; }
+
+void Linear::check_sums(const CodeRange& codes, const Shape&) const {
+  check_accumulator(codes, codes_of(*weight_quantizer_), in_, "layer '" + name_ + "'");
+}
 
 Tensor Linear::weight_codes() { return weight_codes_of(weight_, *weight_quantizer_); }
 

@@ -17,6 +17,7 @@ class ImageInput : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor& visitor) override;
   Shape output_shape(const std::vector<Shape>& in) const override { return in.at(0); }
+  CodeRange output_codes(const CodeRange&) const override { return {codes_.lo(), codes_.hi()}; }
   const Tensor& codes() const { return codes_; }  // i8 [3, 256] with step [1]
   const Tensor& reals() const { return reals_; }  // f32 [3, 256]
 
@@ -31,6 +32,7 @@ class MaxPool : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor&) override {}
   Shape output_shape(const std::vector<Shape>& in) const override;
+  CodeRange output_codes(const CodeRange& in) const override { return in; }
   const int64_t kernel, stride, padding;
 };
 
@@ -42,6 +44,8 @@ class GlobalAveragePool : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor& visitor) override;
   Shape output_shape(const std::vector<Shape>& in) const override;
+  CodeRange output_codes(const CodeRange&) const override { return codes_of(*quantizer_); }
+  void check_sums(const CodeRange& codes, const Shape& in) const override;
   Quantizer& activation_quantizer() { return *quantizer_; }
 
  private:
@@ -54,6 +58,7 @@ class Flatten : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor&) override {}
   Shape output_shape(const std::vector<Shape>& in) const override;
+  CodeRange output_codes(const CodeRange& in) const override { return in; }
 };
 
 // Quantizes a real tensor (residual: none).
@@ -63,6 +68,7 @@ class Quantize : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor& visitor) override;
   Shape output_shape(const std::vector<Shape>& in) const override { return in.at(0); }
+  CodeRange output_codes(const CodeRange&) const override { return codes_of(*quantizer_); }
   Quantizer& activation_quantizer() { return *quantizer_; }
 
  private:
@@ -77,6 +83,7 @@ class AddUnit : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor& visitor) override;
   Shape output_shape(const std::vector<Shape>& in) const override { return in.at(0); }
+  CodeRange output_codes(const CodeRange&) const override { return codes_of(*quantizer_); }
   Quantizer& activation_quantizer() { return *quantizer_; }
   const std::string& name() const { return name_; }
 
@@ -94,6 +101,8 @@ class Linear : public Layer {
   Var forward(const std::vector<Var>& in, const Pass& pass) override;
   void visit(const Visitor& visitor) override;
   Shape output_shape(const std::vector<Shape>& in) const override;
+  CodeRange output_codes(const CodeRange&) const override { return {}; }
+  void check_sums(const CodeRange& codes, const Shape& in) const override;
   Parameter& weight() { return weight_; }
   Parameter& bias() { return bias_; }
   Quantizer& weight_quantizer() { return *weight_quantizer_; }

@@ -18,6 +18,11 @@ void visit_quantizer(const Visitor& visitor, const std::string& name, Quantizer&
   }
 }
 
+CodeRange codes_of(const Quantizer& quantizer) {
+  if (quantizer.spec().kind == "none") return {};
+  return {quantizer.spec().lo(), quantizer.spec().hi()};
+}
+
 Parameter normal_weights(const Shape& shape, double deviation, uint64_t seed, uint32_t number) {
   Tensor w = Tensor::empty(shape, DType::f32);
   Philox draws(seed, DrawKind::init_weights, number);

@@ -5,14 +5,16 @@
 #include <vector>
 
 #include "core/autograd/tape.h"
+#include "core/library/arguments.h"
 #include "quant/norm_act.h"
 #include "quant/pass.h"
 #include "quant/quantizer.h"
 
 namespace qt {
 
-// Called with every parameter, buffer (running statistics) and quantizer, by full torchvision-style
-// name, in a fixed order; and with tensors that are made from the spec and never change.
+// Called with every parameter, buffer (running statistics), quantizer and batch normalization, by
+// full torchvision-style name, in a fixed order; and with tensors that are made from the spec and
+// never change. A normalization's tensors are parameters and buffers too.
 struct Visitor {
   std::function<void(const std::string& name, Parameter&)> parameter = [](const std::string&,
                                                                           Parameter&) {};
@@ -21,6 +23,8 @@ struct Visitor {
   };
   std::function<void(const std::string& name, Quantizer&)> quantizer = [](const std::string&,
                                                                           Quantizer&) {};
+  std::function<void(const std::string& name, BatchNormState&)> norm = [](const std::string&,
+                                                                          BatchNormState&) {};
 };
 
 // Requires: in has as many values as the model wired. Ensures: inputs are not written to; gradients
@@ -36,6 +40,11 @@ class Layer {
   virtual void visit(const Visitor& visitor) = 0;
   // Shape of the output for inputs of these shapes; InternalError where they do not fit.
   virtual Shape output_shape(const std::vector<Shape>& in) const = 0;
+  // The codes that it emits where the first input has these; 0..0 stands for reals.
+  virtual CodeRange output_codes(const CodeRange& in) const = 0;
+  // ConfigError, naming the layer, where sums of such codes over an input of this shape may leave
+  // what holds them exactly.
+  virtual void check_sums(const CodeRange& /*codes*/, const Shape& /*in*/) const {}
 };
 
 // ---- for layers ----
@@ -45,6 +54,8 @@ void visit_quantizer(const Visitor& visitor, const std::string& name, Quantizer&
 // Drawn from N(0, deviation^2), number telling layers of one seed apart.
 Parameter normal_weights(const Shape& shape, double deviation, uint64_t seed, uint32_t number);
 Parameter constant_parameter(int64_t elements, float value, Parameter::Kind kind);
+// 0..0 for a quantizer that leaves reals.
+CodeRange codes_of(const Quantizer& quantizer);
 // Whether somebody wants to see what became these codes.
 inline bool is_watched(const Var& codes, const Pass& pass) {
   return pass.observer && codes.value().is_codes();

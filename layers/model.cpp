@@ -6,11 +6,22 @@
 #include "core/library/arguments.h"
 
 namespace qt {
-namespace {
+QuantSpec QuantPolicy::weights_of(int bits) const {
+  QuantSpec spec = weights;
+  spec.bits = bits;
+  spec.is_signed = true;
+  spec.momentum = 1;
+  spec.count_elements = true;
+  return spec;
+}
 
-constexpr int no_residual = -2;
-
-}  // namespace
+QuantSpec QuantPolicy::activations_of(int bits, bool is_signed) const {
+  QuantSpec spec = activations;
+  spec.bits = bits;
+  spec.is_signed = is_signed;
+  spec.per_channel = false;
+  return spec;
+}
 
 Model::Model(const ModelSpec& spec) : spec_(spec) {
   if (spec.classes < 2)
@@ -39,46 +50,40 @@ int Model::image() {
 int Model::conv(const std::string& conv_name, const std::string& norm_name, int x,
                 const Conv& conv) {
   const QuantPolicy& policy = spec_.quant;
-  ConvUnitSpec unit{.conv_name = conv_name,
-                    .norm_name = norm_name,
-                    .in = channels(x),
-                    .out = conv.out,
-                    .kernel = conv.kernel,
-                    .stride = conv.stride,
-                    .padding = conv.padding,
-                    .relu = conv.relu,
-                    .weights = policy.weights,
-                    .activations = policy.activations};
-  if (conv.first) unit.weights.bits = policy.first_layer_bits;
-  unit.weights.is_signed = true;
-  unit.weights.momentum = 1;
-  unit.weights.count_elements = true;
-  unit.activations.per_channel = false;
-  unit.activations.is_signed = !conv.relu;
-  const bool separate_add = conv.residual != no_residual && policy.residual == ResidualPolicy::both;
-  const bool real_output = policy.residual == ResidualPolicy::none &&
-                           (conv.residual != no_residual || !conv.relu || conv.feeds_residual);
-  if (separate_add) unit.relu = false, unit.activations.is_signed = true;
-  if (policy.overrides) policy.overrides(conv_name, unit.weights, unit.activations);
-  const QuantSpec activations = unit.activations;
+  const bool adds = conv.residual.has_value();
+  const bool separate_add = adds && policy.residual == ResidualPolicy::both;
+  const bool real_output =
+      policy.residual == ResidualPolicy::none && (adds || !conv.relu || conv.feeds_residual);
+  const bool relu = conv.relu && !separate_add;
+  ConvUnitSpec unit{
+      .conv_name = conv_name,
+      .norm_name = norm_name,
+      .in = channels(x),
+      .out = conv.out,
+      .kernel = conv.kernel,
+      .stride = conv.stride,
+      .padding = conv.padding,
+      .relu = relu,
+      .weights = policy.weights_of(conv.first ? policy.first_layer_bits : policy.weights.bits),
+      .activations = policy.activations_of(policy.activations.bits, !relu)};
+  policy.override_for(conv_name, &unit.weights, real_output ? nullptr : &unit.activations);
+  QuantSpec sum = unit.activations;
   if (real_output) unit.activations.kind = "none";
   std::vector<int> inputs{x};
-  if (conv.residual != no_residual && !separate_add) inputs.push_back(conv.residual);
-  int out = add(conv_name, std::make_unique<ConvUnit>(unit, spec_.seed, layers_made_++), inputs);
+  if (adds && !separate_add) inputs.push_back(*conv.residual);
+  const int out =
+      add(conv_name, std::make_unique<ConvUnit>(unit, spec_.seed, layers_made_++), inputs);
   if (!separate_add) return out;
-  QuantSpec sum = activations;
   sum.is_signed = false;
   const std::string name = conv_name + ".add";
-  QuantSpec unused;
-  if (policy.overrides) policy.overrides(name, unused, sum);
-  return add(name, std::make_unique<AddUnit>(name, sum), {out, conv.residual});
+  policy.override_for(name, nullptr, &sum);
+  return add(name, std::make_unique<AddUnit>(name, sum), {out, *conv.residual});
 }
 
 int Model::quantize(const std::string& name, int x) {
-  QuantSpec activations = spec_.quant.activations, unused = spec_.quant.weights;
-  activations.is_signed = false;
-  activations.per_channel = false;
-  if (spec_.quant.overrides) spec_.quant.overrides(name, unused, activations);
+  const QuantPolicy& policy = spec_.quant;
+  QuantSpec activations = policy.activations_of(policy.activations.bits, false);
+  policy.override_for(name, nullptr, &activations);
   return add(name, std::make_unique<Quantize>(name, activations), {x});
 }
 
@@ -89,21 +94,14 @@ int Model::max_pool(int x, int64_t kernel, int64_t stride, int64_t padding) {
 int Model::flatten(int x) { return add("flatten", std::make_unique<Flatten>(), {x}); }
 
 int Model::global_average_pool(int x) {
-  QuantSpec activations = spec_.quant.activations, unused;
-  activations.bits = spec_.quant.last_layer_bits;
-  activations.is_signed = false;
-  activations.per_channel = false;
-  if (spec_.quant.overrides) spec_.quant.overrides("avgpool", unused, activations);
+  QuantSpec activations = spec_.quant.activations_of(spec_.quant.last_layer_bits, false);
+  spec_.quant.override_for("avgpool", nullptr, &activations);
   return add("avgpool", std::make_unique<GlobalAveragePool>(activations), {x});
 }
 
 int Model::linear(const std::string& name, int x) {
-  QuantSpec weights = spec_.quant.weights, unused;
-  weights.bits = spec_.quant.last_layer_bits;
-  weights.is_signed = true;
-  weights.momentum = 1;
-  weights.count_elements = true;
-  if (spec_.quant.overrides) spec_.quant.overrides(name, weights, unused);
+  QuantSpec weights = spec_.quant.weights_of(spec_.quant.last_layer_bits);
+  spec_.quant.override_for(name, &weights, nullptr);
   return add(name,
              std::make_unique<Linear>(name, channels(x), spec_.classes, weights, spec_.seed,
                                       layers_made_++),
@@ -135,42 +133,13 @@ std::unique_ptr<Model> make_model(const ModelSpec& spec) {
   return ModelRegistry::make("model", spec.name, spec);
 }
 
-namespace {
-
-CodeRange range_of(const Quantizer& quantizer) {
-  if (quantizer.spec().kind == "none") return {};
-  return {quantizer.spec().lo(), quantizer.spec().hi()};
-}
-
-// The codes that a layer emits; those of its input where it keeps them, 0..0 for reals.
-CodeRange range_of_output(Layer& layer, const CodeRange& input) {
-  if (auto* image = dynamic_cast<ImageInput*>(&layer))
-    return {image->codes().lo(), image->codes().hi()};
-  if (auto* conv = dynamic_cast<ConvUnit*>(&layer)) return range_of(conv->activation_quantizer());
-  if (auto* pool = dynamic_cast<GlobalAveragePool*>(&layer))
-    return range_of(pool->activation_quantizer());
-  if (auto* codes = dynamic_cast<Quantize*>(&layer)) return range_of(codes->activation_quantizer());
-  if (auto* sum = dynamic_cast<AddUnit*>(&layer)) return range_of(sum->activation_quantizer());
-  return input;
-}
-
-}  // namespace
-
-void check_accumulators(Model& model) {
-  std::vector<CodeRange> ranges;
+void check_accumulators(const Model& model) {
+  std::vector<CodeRange> codes;
   for (const Model::Step& step : model.steps()) {
     const int from = step.inputs.at(0);
-    const CodeRange input = from < 0 ? CodeRange() : ranges.at(size_t(from));
-    ranges.push_back(range_of_output(*step.layer, input));
-    const auto check = [&](Parameter& weight, const Quantizer& quantizer) {
-      const Shape& shape = weight.var.value().shape();
-      check_accumulator(input, range_of(quantizer), shape.elements() / shape[0],
-                        "layer '" + step.name + "'");
-    };
-    if (auto* conv = dynamic_cast<ConvUnit*>(step.layer.get()))
-      check(conv->weight(), conv->weight_quantizer());
-    if (auto* linear = dynamic_cast<Linear*>(step.layer.get()))
-      check(linear->weight(), linear->weight_quantizer());
+    const CodeRange in = from < 0 ? CodeRange() : codes.at(size_t(from));
+    if (from >= 0) step.layer->check_sums(in, model.steps().at(size_t(from)).output);
+    codes.push_back(step.layer->output_codes(in));
   }
 }
 

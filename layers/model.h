@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,12 +24,20 @@ struct QuantPolicy {
   QuantSpec weights, activations;
   int first_layer_bits = 8, last_layer_bits = 8;
   ResidualPolicy residual = ResidualPolicy::identity;
-  // Applied to each layer by name ("layer4.1.conv2") after everything else. An addition of
-  // residual: both
-  // ("layer4.1.conv2.add") has what its convolution's activations have before it is asked for
-  // itself.
-  std::function<void(const std::string& name, QuantSpec& weights, QuantSpec& activations)>
-      overrides;
+  // Applied to each layer by name ("layer4.1.conv2") after everything else; null for what the layer
+  // does not quantize. An addition of residual: both ("layer4.1.conv2.add") has what its
+  // convolution's activations have before it is asked for itself.
+  using Overrides =
+      std::function<void(const std::string& name, QuantSpec* weights, QuantSpec* activations)>;
+  Overrides overrides;
+
+  // Before overrides. Weights are signed, and observed whole. Activations have one step.
+  QuantSpec weights_of(int bits) const;
+  QuantSpec activations_of(int bits, bool is_signed) const;
+  void override_for(const std::string& name, QuantSpec* quantized_weights,
+                    QuantSpec* quantized_activations) const {
+    if (overrides) overrides(name, quantized_weights, quantized_activations);
+  }
 };
 
 struct ModelSpec {
@@ -65,7 +74,7 @@ class Model {
     int64_t out, kernel = 3, stride = 1, padding = 1;
     bool relu = true, first = false;
     bool feeds_residual = false;  // the stem: real where the residual stream is (residual: none)
-    int residual = -2;            // step whose output is added before the activation
+    std::optional<int> residual = {};  // step whose output is added before the activation
   };
   // conv_name "layer1.0.conv1", norm_name "layer1.0.bn1"
   int conv(const std::string& conv_name, const std::string& norm_name, int x, const Conv& conv);
@@ -82,15 +91,16 @@ class Model {
   uint32_t layers_made_ = 0;
 };
 
-// Registered in the model's file: static const ModelRegistry::Add add{"resnet20", build}. Fills
-// model with steps.
+// Registered in the model's file: static const ModelRegistry::Add add{"resnet20", build}, where
+// build makes the network of a spec.
 using ModelRegistry = Registry<Model, const ModelSpec&>;
 std::unique_ptr<Model> make_model(const ModelSpec& spec);
 
 // ConfigError, naming the layer, where sums of the products of codes may leave the int32
 // accumulators of the integer program: inputs per output * largest |code| * largest |weight code|
-// >= 2^31. Layers without codes are not looked at.
-void check_accumulators(Model& model);
+// >= 2^31; or where the sums of a global average pool, which training holds in f32, may exceed
+// 2^24. Layers without codes are not looked at.
+void check_accumulators(const Model& model);
 
 // Every parameter and buffer by name, in order: what a checkpoint holds.
 std::vector<std::pair<std::string, Tensor>> state_of(Model& model);

@@ -10,8 +10,9 @@
 namespace qt {
 
 // Per-channel constants of v = (y * live + b) * m, with y raw sums whose real value is y * scale:
-//   m = scale gamma rstd / step,   b = (beta / (gamma rstd) - mean) / scale,   rstd = 1 / sqrt(var
-//   + eps),
+//   slope = gamma / sqrt(var + eps)
+//   m = scale slope / step
+//   b = (beta / slope - mean) / scale
 // mean and var in real units. Where gamma = 0: live = 0, m = 1, b = beta / step.
 struct FoldedConstants {
   float live, b, m;
@@ -24,8 +25,8 @@ QT_HD inline FoldedConstants fold_constants(double scale, double gamma, double b
   return {1.0f, float((beta / slope - mean) / scale), float(scale * slope / step)};
 }
 
-// r = residual_step / out_step rounded to 16 significant bits (ties to even), so that code * r is
-// exact for codes of 8 bits.
+// r = residual_step / out_step rounded to f32, then to 16 significant bits (ties to even), so that
+// code * r is exact for codes of 8 bits.
 QT_HD inline float residual_ratio(double residual_step, double out_step) {
   const float ratio = float(residual_step / out_step);
   uint32_t bits;

@@ -90,6 +90,9 @@ void add_train(CLI::App& app, CommandLine& command, std::string& max_time) {
 void add_eval(CLI::App& app, CommandLine& command) {
   app.add_option("--predictions", command.predictions,
                  "write logits and labels to this .safetensors file");
+  app.add_option("--vectors", command.vectors,
+                 "write some pictures, the codes of every layer of the integer program and the "
+                 "logits to this .safetensors file");
   app.add_option("--engine", command.engine, "onednn or reference (plain loops)")
       ->check(CLI::IsMember(EngineRegistry::names()))
       ->capture_default_str();

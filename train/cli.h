@@ -30,7 +30,7 @@ struct CommandLine {
   int verbose = 0;
   std::string log_format = "text";
 
-  std::string predictions, engine = "onednn", forward, data_config;  // eval
+  std::string predictions, vectors, engine = "onednn", forward, data_config;  // eval
 };
 
 // ConfigError for what cannot be understood.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <thread>
 
 #include "core/base/log.h"
@@ -16,6 +17,7 @@
 #include "train/device.h"
 #include "train/evaluate.h"
 #include "train/network.h"
+#include "train/statistics.h"
 #include "train/stored_run.h"
 #include "train/threads.h"
 #include "train/version.h"
@@ -23,29 +25,52 @@
 namespace qt {
 namespace {
 
-// Logits of the stored network by the engine and arithmetic that the command line asks for.
-LogitsOf logits_of(const StoredRun& run, const CommandLine& command,
-                   const std::shared_ptr<const Device>& device) {
+struct Runner {
+  LogitsOf logits_of;
+  std::shared_ptr<const Engine> engine;  // null without an integer program
+  CodePath path = CodePath::integer;
+};
+
+// The stored network by the engine and arithmetic that the command line asks for.
+Runner runner_of(const StoredRun& run, const CommandLine& command,
+                 const std::shared_ptr<const Device>& device) {
   const bool exact_float = command.forward == "exact_float";
   if (!run.program) {
-    if (!command.forward.empty())
-      throw ConfigError("--forward " + command.forward + ": the " + run.what +
-                        " has no integer program");
+    for (const auto& [option, value] :
+         {std::pair{"--forward ", command.forward}, {"--vectors ", command.vectors}})
+      if (!value.empty())
+        throw ConfigError(option + value + ": the " + run.what + " has no integer program");
     const auto section = device->enter();
     place_here(*run.model);
-    return [device, of = logits_of_model(*run.model, run.mode)](const Tensor& images) {
-      const auto section = device->enter();
-      return of(images);
-    };
+    return {.logits_of =
+                [device, of = logits_of_model(*run.model, run.mode)](const Tensor& images) {
+                  const auto section = device->enter();
+                  return of(images);
+                },
+            .engine = nullptr};
   }
   const CodePath path = exact_float ? CodePath::exact_float : CodePath::integer;
   if (exact_float && command.engine != "onednn")
     throw ConfigError("--engine " + command.engine +
                       " knows integers only; --forward exact_float needs onednn");
   const std::shared_ptr<const Engine> engine = make_engine(command.engine);
-  return [engine, path, &run](const Tensor& images) {
-    return engine->run(*run.program, images, {.path = path}).logits;
-  };
+  return {.logits_of =
+              [engine, path, &run](const Tensor& images) {
+                return engine->run(*run.program, images, {.path = path}).logits;
+              },
+          .engine = engine,
+          .path = path};
+}
+
+// What another implementation of the program can be held against.
+NamedTensors test_vectors(const StoredRun& run, const Runner& runner) {
+  constexpr int64_t pictures = 8;
+  const Tensor images = pictures_over(*run.test_set, pictures);
+  const EngineResult result =
+      runner.engine->run(*run.program, images, {.path = runner.path, .keep_codes = true});
+  NamedTensors list{{"images", images}, {"logits", result.logits}};
+  for (const auto& [name, codes] : result.codes) list.emplace_back("codes/" + name, codes);
+  return list;
 }
 
 // --device, else what the config says. The engines of the CPU alone say it by their names.
@@ -121,10 +146,12 @@ ExitCode eval_verb(const CommandLine& given) {
   if (device->on_gpu()) command.engine = "cuda";
   pin_threads(run.experiment->train.threads);
   const UseLibrary library(library_by_name(device->on_gpu() ? "onednn" : command.engine));
-  if (!command.predictions.empty()) files::check_writable(command.predictions);
+  for (const std::string& file : {command.predictions, command.vectors})
+    if (!file.empty()) files::check_writable(file);
+  const Runner runner = runner_of(run, command, device);
   Predictions predictions;
   const Evaluation result =
-      evaluate(run.test_set, logits_of(run, command, device),
+      evaluate(run.test_set, runner.logits_of,
                {.loader = eval_loader_spec(*run.experiment),
                 .limit = command.limit,
                 .predictions = command.predictions.empty() ? nullptr : &predictions,
@@ -137,13 +164,17 @@ ExitCode eval_verb(const CommandLine& given) {
                                                    : "simulated",
                 result.top1, std::fabs(result.loss), static_cast<long long>(result.images),
                 result.rate, result.network_rate);
-  // Neither is lost where the other cannot be written.
+  // None is lost where another cannot be written.
   std::optional<CheckpointError> unwritten;
-  if (!command.predictions.empty()) try {
-      write_safetensors(command.predictions, predictions.tensors());
-    } catch (const CheckpointError& error) {
-      unwritten = error;
-    }
+  const auto write = [&](const std::string& file, const std::function<NamedTensors()>& tensors) {
+    if (!file.empty()) try {
+        write_safetensors(file, tensors());
+      } catch (const CheckpointError& error) {
+        unwritten = error;
+      }
+  };
+  write(command.predictions, [&] { return predictions.tensors(); });
+  write(command.vectors, [&] { return test_vectors(run, runner); });
   print(std::string(text.data()) + "; " + run.what);
   if (unwritten) throw CheckpointError(*unwritten);
   if (!std::isfinite(result.loss))

@@ -4,6 +4,7 @@
 
 #include <fnmatch.h>
 
+#include <algorithm>
 #include <set>
 
 #include "core/base/config_value.h"
@@ -35,10 +36,11 @@ ResidualPolicy residual_policy(const std::string& name) {
   return name == "none" ? ResidualPolicy::none : ResidualPolicy::identity;
 }
 
-// What building a network asked of the overrides.
+// What building a network asked of the overrides, by pattern.
 struct AskedOverrides {
-  std::vector<std::string> names;  // of layers
-  std::set<std::string> matched;   // patterns that some of these names fit
+  std::vector<std::string> names;              // of layers
+  std::set<std::string> weights, activations;  // patterns that fit some layer which has these
+  std::vector<std::string> of_weights, of_activations;  // names of the layers that have these
 };
 
 // asked outlives the building of the network.
@@ -50,14 +52,16 @@ QuantPolicy quant_policy(const QuantConfig& config, const std::shared_ptr<AskedO
   policy.first_layer_bits = config.first_layer.bits;
   policy.last_layer_bits = config.last_layer.bits;
   policy.residual = residual_policy(config.residual);
-  policy.overrides = [&config, asked](const std::string& name, QuantSpec& weights,
-                                      QuantSpec& activations) {
+  policy.overrides = [&config, asked](const std::string& name, QuantSpec* weights,
+                                      QuantSpec* activations) {
     asked->names.push_back(name);
+    if (weights) asked->of_weights.push_back(name);
+    if (activations) asked->of_activations.push_back(name);
     for (const auto& [pattern, section] : config.overrides) {
       if (fnmatch(pattern.c_str(), name.c_str(), 0) != 0) continue;
-      asked->matched.insert(pattern);
-      apply(section.weights, weights, false);
-      apply(section.activations, activations, false);
+      if (weights) asked->weights.insert(pattern), apply(section.weights, *weights, false);
+      if (activations)
+        asked->activations.insert(pattern), apply(section.activations, *activations, false);
     }
   };
   return policy;
@@ -82,9 +86,31 @@ std::array<double, 3> triple(const std::vector<double>& list) {
   return {list.at(0), list.at(1), list.at(2)};
 }
 
+// ConfigError for a pattern that says nothing of any layer.
+void check_overrides(const QuantConfig& config, const AskedOverrides& asked) {
+  const auto refuse = [](const std::string& pattern, const char* what,
+                         const std::vector<std::string>& layers) {
+    throw ConfigError("quant.overrides: '" + pattern + "' sets " + what +
+                      ", but no layer that it matches quantizes " + what +
+                      "; layers that do: " + join(layers));
+  };
+  for (const auto& [pattern, section] : config.overrides) {
+    const bool weights = asked.weights.count(pattern),
+               activations = asked.activations.count(pattern);
+    if (!weights && !activations) refuse_pattern(pattern, asked.names);
+    if (section.weights.is_set() && !weights) refuse(pattern, "weights", asked.of_weights);
+    if (section.activations.is_set() && !activations)
+      refuse(pattern, "activations", asked.of_activations);
+  }
+}
+
 }  // namespace
 
 void DataConfig::check(ConfigProblems& problems) const {
+  if (resize_size != 0 && resize_size < image_size)
+    problems.add(resize_size, "a shorter side of " + std::to_string(resize_size) +
+                                  " is less than the " + std::to_string(image_size) +
+                                  " pixels of data.image_size that are cropped from it");
   if (kind != "generated" && path->empty())
     problems.add(path, "data.kind " + kind.get() + " needs the folder of the data set");
 }
@@ -130,6 +156,21 @@ void Experiment::check(ConfigProblems& problems) const {
 }
 
 std::string config_hash(const Experiment& experiment) { return files::hash_of(dump(experiment)); }
+
+std::map<std::string, std::string> course_of(const Experiment& experiment) {
+  std::map<std::string, std::string> values = values_of(experiment);
+  std::vector<std::string> without{
+      "log.",          "checkpoint.",         "device",
+      "data.workers",  "data.prefetch",       "data.cache_megabytes",
+      "train.threads", "distributed.timeout", "distributed.bucket_megabytes",
+      "eval.batch"};
+  if (experiment.quant.bn.reestimate_batches == 0) without.emplace_back("eval.");
+  std::erase_if(values, [&](const auto& entry) {
+    return std::any_of(without.begin(), without.end(),
+                       [&](const std::string& start) { return entry.first.starts_with(start); });
+  });
+  return values;
+}
 
 DatasetSpec dataset_spec(const Experiment& experiment) {
   const DataConfig& data = experiment.data;
@@ -191,8 +232,7 @@ std::unique_ptr<Model> build_model(const Experiment& experiment, const Dataset& 
   spec.seed = uint64_t(experiment.train.seed.get());
   spec.quant = quant_policy(experiment.quant, asked);
   std::unique_ptr<Model> model = make_model(spec);
-  for (const auto& [pattern, section] : experiment.quant.overrides)
-    if (!asked->matched.count(pattern)) refuse_pattern(pattern, asked->names);
+  check_overrides(experiment.quant, *asked);
   if (experiment.train.qat_phase.epochs > 0) check_accumulators(*model);
   return model;
 }

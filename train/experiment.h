@@ -1,6 +1,7 @@
 // train/experiment.h -- every key of a config file, each declared once, and what the other rooms
 // are told from them.
 #pragma once
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -41,8 +42,10 @@ struct DataConfig : Section {
   Key<int64_t> seed{this, "seed", 0, at_least(0), "generated: what the pictures are made from"};
   Key<int> image_size{this, "image_size", 0, range(0, 4096),
                       "side of the pictures, pixels; 0: the set's own size"};
-  Key<int> resize_size{this, "resize_size", 0, range(0, 4096),
-                       "shorter side before the centre crop; 0: image_size * 8 / 7"};
+  Key<int> resize_size{
+      this, "resize_size", 0, range(0, 4096),
+      "shorter side before the centre crop; 0: image_size * 8 / 7 rounded down, or "
+      "image_size where the pictures have that size"};
   AugmentationConfig augmentation{this, "augmentation", "of training pictures"};
   Key<std::vector<double>> mean{
       this, "mean", {0.5, 0.5, 0.5}, range(0, 1).count(3, 3), "of R, G, B in 0 to 1"};
@@ -248,8 +251,11 @@ struct Experiment : Section {
   void check(ConfigProblems& problems) const override;
 };
 
-// XXH3-128 of the resolved config: two runs of one hash have the same weights.
+// XXH3-128 of the whole resolved config.
 std::string config_hash(const Experiment& experiment);
+// The keys that training depends on, and their values: neither those that say what is written down
+// and when, nor those that change how fast it goes.
+std::map<std::string, std::string> course_of(const Experiment& experiment);
 
 DatasetSpec dataset_spec(const Experiment& experiment);
 LoaderSpec train_loader_spec(const Experiment& experiment);

@@ -66,8 +66,9 @@ std::vector<NamedParameter> parameters_of(Model& model) {
 
 std::vector<BatchNormState*> norms_of(Model& model) {
   std::vector<BatchNormState*> list;
-  for (const Model::Step& step : model.steps())
-    if (auto* unit = dynamic_cast<ConvUnit*>(step.layer.get())) list.push_back(&unit->norm());
+  Visitor visitor;
+  visitor.norm = [&](const std::string&, BatchNormState& norm) { list.push_back(&norm); };
+  model.visit(visitor);
   return list;
 }
 

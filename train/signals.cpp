@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <csignal>
 
@@ -15,7 +16,9 @@ namespace {
 constexpr std::array<int, 5> watched = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2};
 // What these would end the process for is an error of the write that follows.
 constexpr std::array<int, 2> ignored = {SIGPIPE, SIGXFSZ};
-volatile std::sig_atomic_t received = 0;  // a handler can reach nothing but a global
+// A handler can reach nothing but a global, and any thread may run it.
+std::atomic<int> received = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 void note_signal(int signal) {
   if (signal == SIGINT && received == SIGINT) _exit(128 + SIGINT);

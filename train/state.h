@@ -29,23 +29,29 @@ struct Meter {
   double top1() const { return images ? 100.0 * double(correct) / double(images) : 0; }
 };
 
+// What training and its bits depend on beside the tensors and the position.
+struct RunIdentity {
+  int64_t seed = 0;
+  int world = 1;
+  std::string library, config_hash, program_version;
+  std::map<std::string, std::string> config;  // Experiment's course_of
+  // Of the CPU; precision of backward convolutions; what backward reads of normalized values. "":
+  // not known.
+  std::string isa, backward, saved;
+  int64_t steps_per_epoch = 0, training_pictures = 0;  // 0: not known
+  std::vector<std::string> phases;                     // in order; empty: not known
+};
+
 struct TrainState {
   Position at;
   Meter meter;
   std::optional<double> best_top1;  // of the last phase, percent
   int64_t projections = 0;          // quantizer steps lifted to their floor so far
   int64_t skipped = 0;              // steps left out because something was not finite
-  // What the bits depend on beside the tensors.
-  int64_t seed = 0;
-  int threads = 0, world = 1;
-  std::string library, config_hash, program_version;
-  // Of the CPU; precision of backward convolutions; what backward reads of normalized values. "":
-  // not known.
-  std::string isa, backward, saved;
-  int64_t steps_per_epoch = 0, training_pictures = 0;  // 0: not known
-  std::map<std::string, std::string> engines;          // Library::engine_choices
-  std::map<std::string, std::string> codes;            // code_ranges, where steps have been chosen
-  std::vector<std::string> phases;                     // of the run, in order; empty: not known
+  RunIdentity run;
+  int threads = 0;
+  std::map<std::string, std::string> engines;  // Library::engine_choices
+  std::map<std::string, std::string> codes;    // code_ranges, where steps have been chosen
 };
 
 std::string to_json(const TrainState& state);
@@ -54,6 +60,6 @@ TrainState state_from_json(const std::string& text, const std::string& where);
 
 // What keeps a run from going on as that of the checkpoint would have, a sentence for each. Of what
 // an early checkpoint does not know nothing is said, and nothing of threads: they can be pinned.
-std::vector<std::string> differences(const TrainState& checkpoint, const TrainState& run);
+std::vector<std::string> differences(const RunIdentity& checkpoint, const RunIdentity& run);
 
 }  // namespace qt

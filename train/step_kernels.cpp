@@ -60,10 +60,10 @@ Tensor first_bad(const std::vector<CheckedTensor>& watched) {
   return bad;
 }
 
-void keep_if_good(const Tensor& bad, const std::vector<Kept>& list) {
+void replace_if_good(const Tensor& bad, const std::vector<Replacement>& list) {
   Segments<Choose, Element<float>, Element<float>, Scalar<float>, Output<float>> segments;
   for (const auto& [fresh, kept] : list) {
-    QT_CHECK(fresh.shape() == kept.shape(), "keep_if_good: " + fresh.shape().text() +
+    QT_CHECK(fresh.shape() == kept.shape(), "replace_if_good: " + fresh.shape().text() +
                                                 " cannot take the place of " + kept.shape().text());
     Tensor to = kept;
     segments.add(fresh.elements(), Choose{}, in(fresh.data<float>()), in(kept.data<float>()),

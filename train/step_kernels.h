@@ -20,10 +20,10 @@ struct CheckedTensor {
 Tensor first_bad(const std::vector<CheckedTensor>& watched);
 
 // kept = fresh where bad is 0, and stays as it is otherwise. f32 of one shape each.
-struct Kept {
+struct Replacement {
   Tensor fresh, kept;
 };
-void keep_if_good(const Tensor& bad, const std::vector<Kept>& list);
+void replace_if_good(const Tensor& bad, const std::vector<Replacement>& list);
 
 // Rows whose first greatest value is at the label (i64 [n]), f32 [1]: count_top1 without the host.
 Tensor hits(const Tensor& logits, const Tensor& labels);

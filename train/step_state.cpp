@@ -45,7 +45,7 @@ void StepState::put_back() {
 }
 
 void StepState::settle(const Tensor& bad) {
-  std::vector<Kept> list;
+  std::vector<Replacement> list;
   for (Slot& slot : slots_) {
     const Tensor fresh = slot.now();
     if (!fresh.defined() || (slot.before.defined() && fresh.raw() == slot.before.raw())) continue;
@@ -54,7 +54,7 @@ void StepState::settle(const Tensor& bad) {
     list.push_back({fresh, slot.before});
     slot.set(slot.before);
   }
-  keep_if_good(bad, list);
+  replace_if_good(bad, list);
 }
 
 }  // namespace qt

@@ -29,8 +29,9 @@ struct StoredRunRequest {
 };
 
 // CheckpointError for a path that is none of the three and for a network of other classes or
-// quantizers, ConfigError where no config names the data, DataError for a model.qat of other
-// classes or another size.
+// quantizers, ConfigError where no config names the data, DataError for a model.qat of another
+// number or another order of classes or another size. Pictures of files are prepared as a model.qat
+// says, unless the overrides say otherwise.
 StoredRun open_run(const StoredRunRequest& request);
 
 }  // namespace qt

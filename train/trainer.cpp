@@ -151,7 +151,7 @@ StepEnd Trainer::run_batches() {
                     .training = true,
                     .float_forward = float_forward_precision(experiment_, false),
                     .backward = backward_,
-                    .keep_16_bits = state_.saved == "f16",
+                    .keep_16_bits = state_.run.saved == "f16",
                     .health = &health_,
                     .synchronize = synchronized(),
                     .samples_per_sample = float(double(batch.global_samples) / double(n))};
@@ -215,10 +215,12 @@ void Trainer::end_epoch() {
   }
   const bool saves = due(experiment_.checkpoint.every_epochs) || is_due_for_saving();
   advance();
+  // Before the next phase begins: what its calibration may meet costs nothing that was trained.
   if (saves)
     save(score);
   else
     write_bad_samples();
+  if (phase_ends && !is_complete()) begin_phase(nullptr);
   log_->resume();
 }
 
@@ -231,7 +233,7 @@ void Trainer::advance() {
   state_.at.epoch = 0;
   ++state_.at.phase;
   state_.at.calibrated = false;
-  if (state_.at.phase < int64_t(plan_.size())) begin_phase(nullptr);
+  if (!is_complete()) phase_began_at_ = state_.at.steps_done;
 }
 
 std::string Trainer::first_not_finite(double loss) {

@@ -62,7 +62,7 @@ class Trainer {
   const std::optional<Evaluation>& last_evaluation() const { return last_evaluation_; }
   const std::optional<double>& best_top1() const { return state_.best_top1; }
   const std::string& device() const { return device_->name(); }
-  const std::string& library() const { return state_.library; }
+  const std::string& library() const { return state_.run.library; }
   // Where a GPU replays recorded steps: true, or why not.
   bool replays() const { return gpu_ && gpu_->replays(); }
   std::string what_was_evaluated() const;  // "integer-program", "float", "simulated"

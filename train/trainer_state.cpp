@@ -65,7 +65,7 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   check_device();
   const int threads = experiment.train.threads;
   state_.threads = pin_threads(threads > 0 ? threads : ranks_.fair_threads());
-  state_.world = ranks_.world();
+  state_.run.world = ranks_.world();
   DatasetSpec spec = dataset_spec(experiment);
   spec.warn_of_unused = ranks_.writes();  // the others have the same to say
   train_set_ = make_dataset(spec, Split::train);
@@ -89,19 +89,20 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
                       " training pictures, batch " + std::to_string(experiment.train.batch) +
                       ", accumulate " + std::to_string(accumulate));
   backward_ = backward_precision(experiment, device_->on_gpu());
-  state_.seed = experiment.train.seed;
+  state_.run.seed = experiment.train.seed;
   {
     const auto section = device_->enter();
-    state_.library = current_library().name();
+    state_.run.library = current_library().name();
   }
-  for (const Phase& phase : plan_) state_.phases.push_back(phase.name);
-  state_.config_hash = config_hash(experiment);
-  state_.program_version = version_number;
-  if (!device_->on_gpu()) state_.isa = name_of(cpu_isa());
-  state_.backward = name_of(backward_);
-  state_.saved = experiment.train.saved;
-  state_.steps_per_epoch = steps_per_epoch_;
-  state_.training_pictures = train_set_->size();
+  for (const Phase& phase : plan_) state_.run.phases.push_back(phase.name);
+  state_.run.config_hash = config_hash(experiment);
+  state_.run.config = course_of(experiment);
+  state_.run.program_version = version_number;
+  if (!device_->on_gpu()) state_.run.isa = name_of(cpu_isa());
+  state_.run.backward = name_of(backward_);
+  state_.run.saved = experiment.train.saved;
+  state_.run.steps_per_epoch = steps_per_epoch_;
+  state_.run.training_pictures = train_set_->size();
 }
 
 void Trainer::check_device() const {
@@ -168,7 +169,7 @@ std::string Trainer::summary() const {
           " threads";
   if (device_->on_gpu()) text += ", on " + device_->name();
   if (ranks_.alone()) return text;
-  return text + " on each of " + std::to_string(state_.world) + " processes (" + ranks_.name() +
+  return text + " on each of " + std::to_string(state_.run.world) + " processes (" + ranks_.name() +
          "), " + (synchronized() ? "synchronized" : "local") + " batch statistics";
 }
 
@@ -235,11 +236,11 @@ void Trainer::check_position(const std::string& folder) const {
   const auto phases = int64_t(plan_.size());
   std::string ours, theirs;
   for (const Phase& phase : plan_) ours += (ours.empty() ? "" : ", ") + phase.name;
-  for (const std::string& name : state_.phases) theirs += (theirs.empty() ? "" : ", ") + name;
-  const auto known = int64_t(state_.phases.size());
+  for (const std::string& name : state_.run.phases) theirs += (theirs.empty() ? "" : ", ") + name;
+  const auto known = int64_t(state_.run.phases.size());
   bool same = at.phase >= known || at.phase < phases;
   for (int64_t i = 0; i < std::min({known, phases, at.phase + 1}); ++i)
-    same = same && state_.phases[size_t(i)] == plan_[size_t(i)].name;
+    same = same && state_.run.phases[size_t(i)] == plan_[size_t(i)].name;
   if (!same)
     throw CheckpointError(folder + " stands in phase " + std::to_string(at.phase + 1) + " of " +
                           theirs + "; the phases of this config are: " + ours +
@@ -257,7 +258,8 @@ void Trainer::check_position(const std::string& folder) const {
 }
 
 void Trainer::restore(const LoadedCheckpoint& from) {
-  const TrainState now = state_;
+  const RunIdentity now = state_.run;
+  const int threads = state_.threads;
   const auto warn = [&](const std::string& text) {
     if (ranks_.writes()) log::warn(text);  // the others have the same to say
   };
@@ -267,32 +269,22 @@ void Trainer::restore(const LoadedCheckpoint& from) {
   load_state(*model_, from.content.tensors("model.safetensors"), true);
   check_steps("network of " + from.folder);
   if (store_) leave_behind(from);
-  for (const std::string& difference : differences(state_, now)) warn(difference);
-  const bool other_world = state_.world != now.world;
+  for (const std::string& difference : differences(state_.run, now)) warn(difference);
+  const bool other_world = state_.run.world != now.world;
   if (experiment_.train.threads == 0 && !other_world)
     pin_threads(state_.threads);
-  else if (!other_world && state_.threads != now.threads)
+  else if (!other_world && state_.threads != threads)
     warn("the checkpoint was made with " + std::to_string(state_.threads) +
-         " threads, this run uses " + std::to_string(now.threads) + ": the last bits may differ");
-  if (experiment_.train.threads != 0 || other_world) state_.threads = now.threads;
+         " threads, this run uses " + std::to_string(threads) + ": the last bits may differ");
+  if (experiment_.train.threads != 0 || other_world) state_.threads = threads;
   {
     const auto section = device_->enter();
-    if (state_.library != now.library) state_.engines.clear();
+    if (state_.run.library != now.library) state_.engines.clear();
     current_library().take_engines(state_.engines);
   }
   // With another phase the last one is another one.
-  if (!state_.phases.empty() && state_.phases != now.phases) state_.best_top1.reset();
-  state_.phases = now.phases;
-  state_.world = now.world;
-  state_.seed = now.seed;
-  state_.library = now.library;
-  state_.config_hash = now.config_hash;
-  state_.program_version = now.program_version;
-  state_.isa = now.isa;
-  state_.backward = now.backward;
-  state_.saved = now.saved;
-  state_.steps_per_epoch = now.steps_per_epoch;
-  state_.training_pictures = now.training_pictures;
+  if (!state_.run.phases.empty() && state_.run.phases != now.phases) state_.best_top1.reset();
+  state_.run = now;
 }
 
 // That the steps of a checkpoint are all there where it needs them, and fit this config's codes.
@@ -345,7 +337,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
         GpuTrainingOptions{.mode = phase().mode,
                            .float_forward = float_forward_precision(experiment_, true),
                            .backward = backward_,
-                           .keep_16_bits = state_.saved == "f16",
+                           .keep_16_bits = state_.run.saved == "f16",
                            .accumulate = experiment_.train.accumulate,
                            .label_smoothing = experiment_.train.label_smoothing,
                            .say = [this](const std::string& text) { log_->say(text); },
@@ -434,7 +426,7 @@ Program Trainer::integer_program() {
   return build_program(twin_ ? *twin_ : *model_,
                        {.class_names = test_set_->classes(),
                         .resize = test_set_->resize_size(),
-                        .notes = {{"config_hash", state_.config_hash},
+                        .notes = {{"config_hash", state_.run.config_hash},
                                   {"model", experiment_.model.name},
                                   {"step", std::to_string(state_.at.steps_done)},
                                   {"program_version", version_number}}});

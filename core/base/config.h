@@ -26,6 +26,7 @@
 #include <initializer_list>
 #include <limits>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -328,6 +329,8 @@ void load_config_text(Section& root, const std::string& text, const std::string&
 enum class DumpStyle { full, minimal };  // minimal: only keys that differ from their defaults
 std::string dump(const Section& root,
                  DumpStyle style = DumpStyle::full);  // YAML that load_config reads back
+// Every key's path and its value as YAML; of the elements of maps the keys that are set.
+std::map<std::string, std::string> values_of(const Section& root);
 std::string json_schema(const Section& root, const std::string& title);  // draft-07
 std::string explain(const Section& root,
                     const std::string& key_path);    // ConfigError for an unknown key

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "core/base/config.h"
@@ -262,6 +263,24 @@ std::string explain(const Section& root, const std::string& key_path) {
     path += ".";
   }
   return explain_section(root, "");
+}
+
+std::map<std::string, std::string> values_of(const Section& root) {
+  std::map<std::string, std::string> values;
+  const std::function<void(const Section&, Choice)> add = [&](const Section& section,
+                                                              Choice choice) {
+    for (const ConfigEntry* entry : section.entries()) {
+      if (const auto* key = dynamic_cast<const KeyBase*>(entry)) {
+        if (chosen(*key, choice)) values[key->path()] = print_value(key->value(), key->type());
+      } else if (const auto* map = dynamic_cast<const SectionMapBase*>(entry)) {
+        for (const auto& [pattern, element] : map->elements()) add(*element, Choice::set);
+      } else {
+        add(static_cast<const Section&>(*entry), choice);
+      }
+    }
+  };
+  add(root, Choice::all);
+  return values;
 }
 
 std::string describe_markdown(const Section& root) {

@@ -34,4 +34,10 @@ std::string one_line(std::string_view text) {
   return line;
 }
 
+std::string in_quotes(std::string_view text) {
+  constexpr size_t limit = 200;  // a hostile name can have megabytes
+  const std::string line = one_line(text.substr(0, limit));
+  return "'" + line + (text.size() > limit ? "..." : "") + "'";
+}
+
 }  // namespace qt

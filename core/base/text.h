@@ -13,4 +13,7 @@ size_t utf8_length(std::string_view text, size_t i);
 // (a line break too): what it equals is one line of text.
 std::string one_line(std::string_view text);
 
+// 'text' on one line, cut where it is long: a name that a file gives, for a message.
+std::string in_quotes(std::string_view text);
+
 }  // namespace qt

@@ -69,7 +69,11 @@ class Pool {
     const std::lock_guard lock(mutex_);
     stats_.in_use -= bytes;
     if (!caching) return std::free(block);
-    free_[bytes].push_back(block);
+    try {
+      free_[bytes].push_back(block);
+    } catch (const std::bad_alloc&) {  // no room for the list: storage is dropped where nothing
+      return std::free(block);         // may be thrown
+    }
     stats_.cached += bytes;
   }
 

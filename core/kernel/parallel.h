@@ -9,7 +9,7 @@
 namespace qt {
 
 // Calls f(index, worker) for 0 <= index < count; no two calls at a time have the same worker, a
-// number below workers().
+// number below workers(). f must not throw: what leaves a thread ends the process.
 template <class F>
 void parallel_for(int64_t count, const F& f) {
 #ifdef _OPENMP

@@ -10,6 +10,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
+#include "core/base/text.h"
+
 namespace qt {
 namespace {
 
@@ -34,11 +36,6 @@ const char* format_name(DType type) {
                                          [&](const TypeName& t) { return t.type == type; });
   QT_CHECK(found != type_names.end(), std::string("no file holds ") + name_of(type));
   return found->name;
-}
-
-std::string in_quotes(const std::string& name) {
-  constexpr size_t limit = 200;  // a hostile name can have megabytes
-  return "'" + (name.size() > limit ? name.substr(0, limit) + "..." : name) + "'";
 }
 
 struct Entry {

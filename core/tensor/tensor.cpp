@@ -33,7 +33,10 @@ std::string Shape::text() const {
 }
 
 Tensor Tensor::empty(const Shape& shape, DType type) {
-  return over(allocate(size_t(shape.elements()) * size_of(type)), shape, type);
+  size_t bytes = 0;
+  QT_CHECK(!__builtin_mul_overflow(size_t(shape.elements()), size_of(type), &bytes),
+           "tensor " + shape.text() + " is too large");
+  return over(allocate(bytes), shape, type);
 }
 
 Tensor Tensor::over(std::shared_ptr<void> memory, const Shape& shape, DType type) {

@@ -294,7 +294,7 @@ TEST(BuildProgram, RefusesConstantsThatOverflow) {
   EXPECT_THAT(refusal_with("layer2.0.bn1.weight", 1e34f),
               AllOf(HasSubstr("'layer2.0.conv1'"), HasSubstr("may overflow")));
   EXPECT_THAT(refusal_with("layer2.0.conv1.weight_quant.scale", -1),
-              AllOf(HasSubstr("'layer2.0.conv1'"), HasSubstr("not positive and finite")));
+              AllOf(HasSubstr("'layer2.0.conv1'"), HasSubstr("not positive, finite and normal")));
 }
 
 TEST(BuildProgram, RefusesSumsBeyondInt32AndNamesTheLayer) {
@@ -315,8 +315,9 @@ TEST(BuildProgram, KnowsWhichModelsHaveAProgram) {
   for (const char* layer : {"conv1", "layer1.0.conv2", "avgpool", "fc"})
     for (const bool weights : {true, false}) {
       ModelSpec spec = spec_of("resnet20", 8, 8, ResidualPolicy::identity);
-      spec.quant.overrides = [&](const std::string& name, QuantSpec& w, QuantSpec& a) {
-        if (name == layer) (weights ? w : a).kind = "none";
+      spec.quant.overrides = [&](const std::string& name, QuantSpec* w, QuantSpec* a) {
+        QuantSpec* const spec_of_one = weights ? w : a;
+        if (name == layer && spec_of_one) spec_of_one->kind = "none";
       };
       const bool unused = std::string(layer) == (weights ? "avgpool" : "fc");
       EXPECT_EQ(has(spec), unused) << layer << weights;

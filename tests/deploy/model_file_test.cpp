@@ -162,7 +162,7 @@ TEST_F(ModelFile, IsRefusedWithBadJson) {
               HasSubstr("'program' is not valid JSON"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = "{}"; }), HasSubstr("is not a list"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = "[]"; }),
-              HasSubstr("belongs to no instruction"));
+              HasSubstr("needs an image table and a classifier"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = "[]", f.tensors.clear(); }),
               HasSubstr("needs an image table"));
   EXPECT_THAT(refusal([](auto& f) { f.metadata["program"] = "[3]"; }),
@@ -220,7 +220,7 @@ TEST_F(ModelFile, IsRefusedWithABadGraph) {
               HasSubstr("'hi' 5000000000"));
   EXPECT_THAT(graph_refusal([](Json& g) { g[3]["weight_lo"] = -3; }), HasSubstr("outside -3..7"));
   EXPECT_THAT(graph_refusal([](Json& g) { g.erase(g.size() - 1); }),
-              HasSubstr("belongs to no instruction"));
+              HasSubstr("the last must be a classifier"));
 }
 
 TEST_F(ModelFile, IsRefusedWithBadTensors) {

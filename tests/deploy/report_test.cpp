@@ -47,10 +47,21 @@ TEST(Report, ShowsEveryLayerAndTheTotals) {
               HasSubstr("total: " + std::to_string(macs) + " multiply-accumulates an image, " +
                         std::to_string(bytes) + " bytes of packed weights"))
       << text;
-  EXPECT_THAT(text, HasSubstr("conv 3x3 /2"));
+  EXPECT_THAT(text, HasSubstr("conv 3x3 /2 pad 1"));
+  EXPECT_THAT(text, HasSubstr("-7..7"));
   EXPECT_THAT(text, HasSubstr("conv1 + conv1"));
+  // The picture and the first layer's codes; later ones are smaller.
+  EXPECT_THAT(text, HasSubstr("held at once: " + std::to_string(8 * 8 * 3 + 4 * 4 * 4) + " codes"));
   EXPECT_THAT(text, HasSubstr("classes: 3 (class 0, class 1, class 2)"));
   EXPECT_THAT(text, HasSubstr("top1: 92.5"));
+}
+
+TEST(Report, ANameCannotWriteLinesOrColours) {
+  ProgramMaker make(1, 8, 8);
+  Program program = make.classifier(make.average_pool(make.conv(0, {.out = 4}), 0, 127), 2);
+  program.class_names = {"\x1b[31mred", "two\nlines"};
+  const std::string text = inspect(program);
+  EXPECT_THAT(text, HasSubstr("classes: 2 (?[31mred, two?lines)"));
 }
 
 }  // namespace

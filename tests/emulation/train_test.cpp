@@ -273,6 +273,22 @@ TEST_F(EmulatedSteps, ARecordedStepDoesNotHoldItsMemoryTwice) {
 
 class EmulatedEngine : public EmulatedGpu {};
 
+TEST_F(EmulatedEngine, RunsACopyOfAProgramThatHasOtherNumbers) {
+  const Program program = test::small_resnet(1, {});
+  Program narrower = program, other_bias = program;
+  narrower.instructions.at(1).hi = 3;
+  for (Instruction& at : other_bias.instructions)
+    if (auto* last = std::get_if<Classifier>(&at.operation))
+      last->bias = Tensor::full({last->bias.dim(0)}, 0.5f);
+  start(1);
+  const auto gpu = make_gpu_engine(GpuStream(), make_emulated_library());
+  const Tensor images = test::random_images(program, 2, 5);
+  for (const Program& one : {program, narrower, other_bias, program})
+    EXPECT_EQ(difference_in_bits(gpu->run(one, images).logits,
+                                 make_engine("reference")->run(one, images).logits),
+              "");
+}
+
 TEST_F(EmulatedEngine, AgreesWithThePlainLoopsInEveryRegister) {
   const auto reference = make_engine("reference");
   for (unsigned seed = 0; seed < 3; ++seed) {

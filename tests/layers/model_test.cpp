@@ -174,8 +174,8 @@ TEST(Model, ResNet18HasTorchvisionsNamesAndNumberOfParameters) {
 
 TEST(Model, OverridesReachTheLayersTheyNameAndNoOthers) {
   ModelSpec spec = spec_of(4);
-  spec.quant.overrides = [](const std::string& name, QuantSpec& weights, QuantSpec& activations) {
-    if (name == "layer2.1.conv2") weights.bits = 3, activations.bits = 5;
+  spec.quant.overrides = [](const std::string& name, QuantSpec* weights, QuantSpec* activations) {
+    if (name == "layer2.1.conv2") weights->bits = 3, activations->bits = 5;
   };
   const auto model = make_model(spec);
   std::map<std::string, int> wanted{{"layer2.1.conv2.weight_quant", 3},
@@ -284,10 +284,12 @@ TEST(Model, OverridesReachPoolsBlockInputsSumsAndTheClassifier) {
                                      {ResidualPolicy::identity, "avgpool.act_quant"},
                                      {ResidualPolicy::identity, "fc.weight_quant"}}) {
     ModelSpec spec = spec_of(4, policy);
-    spec.quant.overrides = [](const std::string& layer, QuantSpec& weights, QuantSpec& a) {
-      if (layer == "layer1.0.input" || layer == "layer1.0.conv2" || layer == "avgpool" ||
-          layer == "fc")
-        weights.bits = a.bits = 3;
+    spec.quant.overrides = [](const std::string& layer, QuantSpec* weights, QuantSpec* a) {
+      if (layer != "layer1.0.input" && layer != "layer1.0.conv2" && layer != "avgpool" &&
+          layer != "fc")
+        return;
+      if (weights) weights->bits = 3;
+      if (a) a->bits = 3;
     };
     EXPECT_EQ(quantizers_of(spec).at(name).bits, 3) << name;
   }
@@ -295,15 +297,33 @@ TEST(Model, OverridesReachPoolsBlockInputsSumsAndTheClassifier) {
 
 TEST(Model, AnOverrideOfASumStandsAboveThatOfItsConvolution) {
   ModelSpec spec = spec_of(4, ResidualPolicy::both);
-  spec.quant.overrides = [](const std::string& layer, QuantSpec&, QuantSpec& a) {
-    if (layer == "layer1.0.conv2") a.bits = 3;
-    if (layer == "layer1.0.conv2.add") a.bits = 6;
+  spec.quant.overrides = [](const std::string& layer, QuantSpec*, QuantSpec* a) {
+    if (layer == "layer1.0.conv2") a->bits = 3;
+    if (layer == "layer1.0.conv2.add") a->bits = 6;
   };
   const auto specs = quantizers_of(spec);
   EXPECT_EQ(specs.at("layer1.0.conv2.act_quant").bits, 3);
   EXPECT_EQ(specs.at("layer1.0.conv2.add.act_quant").bits, 6);
   EXPECT_FALSE(specs.at("layer1.0.conv2.add.act_quant").is_signed);
   EXPECT_EQ(specs.at("layer1.1.conv2.add.act_quant").bits, 4);
+}
+
+// Sums of codes up to 127 are exact in f32 over 132,104 pixels: 363 x 363 fit, 364 x 364 do not.
+TEST(Model, AveragesBeyondTheMantissaOfAFloatAreRefused) {
+  const auto refusal = [](int64_t image_size) -> std::string {
+    ModelSpec spec = spec_of(8);
+    spec.name = "resnet20";
+    spec.image_size = image_size;
+    try {
+      check_accumulators(*make_model(spec));
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(refusal(4 * 363), "accepted");
+  EXPECT_THAT(refusal(4 * 364),
+              testing::StartsWith("layer 'avgpool': sums of 364 x 364 codes up to 127"));
 }
 
 // 2^31 is first reached by 133,145 products of 127 * 127: 133,128 fit and 134,832 do not.
@@ -314,8 +334,8 @@ TEST(Model, SumsBeyondInt32AreRefusedByTheNameOfTheLayer) {
     spec.name = "mlp";
     spec.image_size = image_size;
     spec.hidden = hidden;
-    spec.quant.overrides = [&](const std::string& name, QuantSpec& weights, QuantSpec&) {
-      if (name == without) weights.kind = "none";
+    spec.quant.overrides = [&](const std::string& name, QuantSpec* weights, QuantSpec*) {
+      if (name == without) weights->kind = "none";
     };
     try {
       check_accumulators(*make_model(spec));

@@ -3,6 +3,8 @@
 
 #include "core/base/config.h"
 #include "core/tensor/safetensors.h"
+#include "deploy/engine.h"
+#include "deploy/model_file.h"
 #include "tests/program/program.h"
 #include "train/cli.h"
 #include "train/experiment.h"
@@ -124,6 +126,30 @@ TEST_F(CommandLineTest, EvalWritesLogitsAndLabelsInFileOrderAlikeByAllWays) {
   for (int64_t i = 0; i < 40; ++i)
     EXPECT_EQ(predictions.find("labels")->data<int64_t>()[i], set->label(i));
   EXPECT_TRUE(has(run({"eval", path("runs/run"), "--limit", "7"}).output, "7 pictures"));
+}
+
+TEST_F(CommandLineTest, EvalWritesVectorsThatAllEnginesAgreeOn) {
+  ASSERT_EQ(run(tiny()).code, 0);
+  const std::string a = path("a.safetensors"), b = path("b.safetensors");
+  ASSERT_EQ(run({"eval", path("runs/run"), "--vectors", a}).code, 0);
+  ASSERT_EQ(run({"eval", path("runs/run/export/model.qat"), "--engine", "reference", "--limit", "1",
+                 "--vectors", b})
+                .code,
+            0);
+  EXPECT_TRUE(read(a) == read(b));
+  const SafetensorsFile vectors = read_safetensors(a);
+  const Program program = load_program(path("runs/run/export/model.qat"));
+  EXPECT_EQ(vectors.tensors.size(), program.instructions.size() + 1);
+  const EngineResult wanted =
+      make_engine("reference")->run(program, *vectors.find("images"), {.keep_codes = true});
+  EXPECT_EQ(vectors.find("logits")->to_vector<float>(), wanted.logits.to_vector<float>());
+  for (const auto& [name, codes] : wanted.codes) {
+    ASSERT_TRUE(vectors.find("codes/" + name)) << name;
+    EXPECT_EQ(vectors.find("codes/" + name)->to_vector<int8_t>(), codes.to_vector<int8_t>());
+  }
+  ASSERT_EQ(run(tiny({"train.qat.epochs=0"}, "float")).code, 0);
+  EXPECT_FAILS(run({"eval", path("runs/float"), "--vectors", a}), 2, "--vectors",
+               "no integer program");
 }
 
 TEST_F(CommandLineTest, InspectShowsLayersAndDataCounts) {

@@ -2,6 +2,7 @@
 // files that are pipes and devices.
 #include <nlohmann/json.hpp>
 
+#include "deploy/model_file.h"
 #include "tests/program/program.h"
 
 namespace qt::program {
@@ -49,6 +50,41 @@ TEST_F(UnfitInput, AProgramIsNotEvaluatedOnOtherClassesOrOtherSizes) {
       << ten.output;
 }
 
+// What is called wrong would be right.
+TEST_F(UnfitInput, AProgramIsNotEvaluatedOnItsClassesInAnotherOrder) {
+  ASSERT_EQ(run(tiny({"train.float.epochs=0"})).code, 0);
+  Program program = load_program(path("runs/run/export/model.qat"));
+  std::swap(program.class_names.at(2), program.class_names.at(5));
+  save_program(path("swapped.qat"), program);
+  EXPECT_FAILS(run(eval("swapped.qat", {"--config", path("runs/run/config.yaml")})), 3,
+               "class 2 is 'dots' in the", "another order");
+}
+
+TEST_F(UnfitInput, PicturesArePreparedAsTheProgramWasMadeFor) {
+  picture_folder(letters(10), 2);
+  const std::vector<std::string> set = {"train.float.epochs=0", "data.kind=imagefolder",
+                                        "data.path=" + path("pictures"), "train.batch=4"};
+  std::vector<std::string> resized = set;
+  resized.emplace_back("data.resize_size=18");
+  ASSERT_EQ(run(tiny(resized)).code, 0);
+  ASSERT_EQ(run(tiny(set, "other")).code, 0);
+  const std::string model = "runs/run/export/model.qat";
+  const auto predictions = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"--predictions", path("p.safetensors")};
+    all.insert(all.end(), more.begin(), more.end());
+    const Result result = run(eval(model, all));
+    EXPECT_EQ(result.code, 0) << result.output;
+    const bool warned = has(result.output, "made for pictures whose shorter side becomes 18");
+    return std::pair(read(path("p.safetensors")), warned);
+  };
+  const auto wanted = predictions({});
+  EXPECT_FALSE(wanted.second);
+  EXPECT_TRUE(predictions({"--config", path("runs/other/config.yaml")}) == wanted);
+  const auto smaller = predictions({"data.resize_size=16"});
+  EXPECT_TRUE(smaller.second);
+  EXPECT_FALSE(smaller.first == wanted.first);
+}
+
 TEST_F(UnfitInput, ACheckpointIsNotContinuedInAnotherPhase) {
   // --max-time 0s: stopped after the first step.
   ASSERT_EQ(run(tiny({"--max-time", "0s"}, "float")).code, 75);
@@ -78,11 +114,16 @@ TEST_F(UnfitInput, ACompleteRunIsNotTouchedByAnotherConfig) {
            read(path("runs/run/config.yaml"));
   };
   const std::string before = files();
-  for (const char* other : {"data.workers=3", "data.test_images=5", "train.qat.lr=0.1"}) {
+  const std::string another = "the checkpoint's config is another one";
+  for (const auto& [other, change] :
+       {std::pair{"data.workers=3", ""},
+        {"data.test_images=5", " (data.test_images was 40, is 5): "},
+        {"train.qat.lr=0.1", " (train.qat.lr was 0.005, is 0.1): "}}) {
     const Result result = run(tiny({"--resume=auto", "train.float.epochs=0", other}));
     EXPECT_EQ(result.code, 0) << result.output;
+    EXPECT_EQ(has(result.output, another), *change != '\0') << result.output;
     EXPECT_TRUE(
-        has(result.output, "the checkpoint's config is another one") &&
+        has(result.output, *change ? another + change : "") &&
         has(result.output, "the run is complete: its checkpoints, config and programs stay"))
         << result.output;
   }

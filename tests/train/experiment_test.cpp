@@ -205,7 +205,7 @@ TEST(Experiment, OverridesReachResidualAdditionsByPattern) {
 TEST(Experiment, APatternThatMatchesNothingSuggestsOneThatDoes) {
   const auto suggestion = [](const std::string& pattern, const std::string& residual = "identity") {
     return refusal_of_network("model: {name: resnet20}\nquant: {residual: " + residual +
-                              ", overrides: {'" + pattern + "': {weights: {bits: 3}}}}\n");
+                              ", overrides: {'" + pattern + "': {activations: {bits: 3}}}}\n");
   };
   EXPECT_NE(suggestion("layer1.0.cov1").find("did you mean 'layer1.0.conv1'?"), std::string::npos);
   EXPECT_NE(suggestion("*.conv3").find("did you mean '*.conv"), std::string::npos);
@@ -215,6 +215,27 @@ TEST(Experiment, APatternThatMatchesNothingSuggestsOneThatDoes) {
   const std::string pool = suggestion("flatten");
   EXPECT_NE(pool.find("no layer matches 'flatten'"), std::string::npos);
   EXPECT_EQ(pool.find("image"), std::string::npos) << pool;
+}
+
+TEST(Experiment, AnOverrideOfWhatALayerDoesNotQuantizeIsRefused) {
+  const auto refusal_of = [](const std::string& overrides, const std::string& residual) {
+    return refusal_of_network("model: {name: resnet20}\nquant: {residual: " + residual +
+                              ", overrides: {" + overrides + "}}\n");
+  };
+  const std::string fc = refusal_of("fc: {activations: {bits: 3}}", "identity");
+  EXPECT_NE(fc.find("'fc' sets activations, but no layer that it matches quantizes activations"),
+            std::string::npos)
+      << fc;
+  EXPECT_NE(fc.find("layers that do: conv1, layer1.0.conv1"), std::string::npos) << fc;
+  EXPECT_NE(refusal_of("avgpool: {weights: {bits: 2}}", "identity").find("sets weights"),
+            std::string::npos);
+  EXPECT_NE(refusal_of("'*.add': {weights: {bits: 2}}", "both").find("sets weights"),
+            std::string::npos);
+  // Real where the residual stream is.
+  const std::string real = "layer1.0.conv2: {activations: {bits: 4}}";
+  EXPECT_NE(refusal_of(real, "none").find("sets activations"), std::string::npos);
+  EXPECT_EQ(refusal_of(real, "identity"), "accepted");
+  EXPECT_EQ(refusal_of("'*': {weights: {bits: 4}, activations: {bits: 4}}", "both"), "accepted");
 }
 
 // Each would overflow where it is used, steps or minutes later.

@@ -39,11 +39,11 @@ TEST(FirstBad, LooksAtEveryElementOfALargeTensor) {
 
 TEST(KeepIfGood, TakesTheNewOneOrLeavesTheOld) {
   const Tensor fresh = of({1, 2}), kept = of({3, 4});
-  keep_if_good(of({2}), {{fresh, kept}});
+  replace_if_good(of({2}), {{fresh, kept}});
   EXPECT_EQ(kept.to_vector<float>(), (std::vector<float>{3, 4}));
-  keep_if_good(of({0}), {{fresh, kept}});
+  replace_if_good(of({0}), {{fresh, kept}});
   EXPECT_EQ(kept.to_vector<float>(), (std::vector<float>{1, 2}));
-  EXPECT_THROW(keep_if_good(of({0}), {{of({1}), kept}}), InternalError);
+  EXPECT_THROW(replace_if_good(of({0}), {{of({1}), kept}}), InternalError);
 }
 
 TEST(Hits, AreThoseOfCountTop1) {

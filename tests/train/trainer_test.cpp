@@ -246,7 +246,7 @@ TEST_F(TrainerRun, SavingSixteenBitsFollowsTheLossesOfF32) {
     peak[saved] = memory_stats().peak;
     losses[saved] = losses_in(run);
     const LoadedCheckpoint last = load_checkpoint(run.checkpoints() + "/step-00000006");
-    EXPECT_EQ(state_from_json(last.content.state_json, "").saved, saved);
+    EXPECT_EQ(state_from_json(last.content.state_json, "").run.saved, saved);
   }
   ASSERT_EQ(losses["f16"].size(), 6u);
   EXPECT_EQ(losses["f16"][0], losses["f32"][0]);
@@ -570,6 +570,32 @@ TEST_F(TrainerRun, CalibrationGivesEveryQuantizerAStep) {
       EXPECT_GT(parameter->step_floor, 0) << name;
     }
   EXPECT_EQ(first_bad_parameter(parameters_of(*model), true), "");
+}
+
+// Calibration reads pictures and may fail; what was trained before must not be lost with it.
+TEST_F(TrainerRun, AFinishedPhaseIsSavedBeforeTheNextOneIsCalibrated) {
+  read(
+      "train: {batch: 32, float: {epochs: 1, lr: 0.01}, qat: {epochs: 1, lr: 0.001}}\n"
+      "checkpoint: {every_epochs: 0}\n");
+  const RunFolder run = folder();
+  Trainer trainer(experiment_, {.show_progress = false});
+  train_to_the_end(trainer, run);
+  const std::string half = run.checkpoints() + "/step-00000002";
+  const LoadedCheckpoint saved = load_checkpoint(half);
+  const TrainState state = state_from_json(saved.content.state_json, half);
+  EXPECT_EQ(state.at.phase, 1);
+  EXPECT_FALSE(state.at.calibrated);
+  EXPECT_TRUE(state.codes.empty());
+
+  Experiment again;
+  load_config_text(again, dump(experiment_), "test.yaml");
+  const RunFolder rest = RunFolder::create({.dir = folder_.string(), .name = "rest"});
+  Trainer resumed(again, {.show_progress = false});
+  resumed.open(&rest, saved);
+  const StopRequests requests;
+  EXPECT_EQ(resumed.run(requests), Trainer::Outcome::done);
+  EXPECT_EQ(files::read_all(rest.file("export/model.qat")),
+            files::read_all(run.file("export/model.qat")));
 }
 
 TEST_F(TrainerRun, ANetworkOfOtherWidthsGivesItsWeightsButNotItsSteps) {

@@ -119,6 +119,11 @@ template <class Describe>
 void in_blocks(int64_t pixels, const Weights& w, size_t taps, const Describe& describe) {
   const int64_t at_a_time = pixels_at_a_time(w);
   std::vector<PixelBlock> blocks(static_cast<size_t>(workers()));
+  for (PixelBlock& block : blocks) {  // memory may run out here, but not between threads
+    block.sources.reserve(taps * size_t(at_a_time));
+    block.weights.reserve(taps);
+    block.results.reserve(size_t(at_a_time));
+  }
   parallel_for((pixels + at_a_time - 1) / at_a_time, [&](int64_t i, int worker) {
     const int64_t first = i * at_a_time, count = std::min(at_a_time, pixels - first);
     PixelBlock& block = blocks[size_t(worker)];
