@@ -95,7 +95,7 @@ AugmentSpec::Crop crop_from(const std::string& name) {
   if (name == "padded") return Crop::padded;
   if (name == "random") return Crop::random;
   if (name == "random_resized") return Crop::random_resized;
-  throw ConfigError("data.crop: '" + name +
+  throw ConfigError("data.augmentation.crop: '" + name +
                     "' is not known; known: none, padded, random, random_resized");
 }
 

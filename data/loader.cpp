@@ -42,7 +42,7 @@ void check(const Dataset& dataset, const LoaderSpec& spec) {
   const AugmentSpec& augment = spec.augment;
   if (augment.crop == AugmentSpec::Crop::padded &&
       (augment.crop_padding < 0 || augment.crop_padding > 1024))
-    refuse("data.crop_padding", augment.crop_padding, "0 to 1024 pixels");
+    refuse("data.augmentation.crop_padding", augment.crop_padding, "0 to 1024 pixels");
   if (!(augment.min_area > 0 && augment.min_area <= augment.max_area && augment.max_area <= 1))
     throw ConfigError("random_resized crop: areas must be 0 < min <= max <= 1");
   if (!(augment.min_ratio > 0 && augment.min_ratio <= augment.max_ratio))

@@ -20,7 +20,7 @@ struct BuildOptions {
 bool has_program(Model& model);
 
 // Batch normalization is folded from its running statistics, in double, rounded to f32 once
-// (fold_constants of quant/norm_act.h, the very constants of a forward pass with frozen batch
+// (fold_constants of quant/fold.h, the very constants of a forward pass with frozen batch
 // normalization). ConfigError where the model has no integer program (residual: none, a quantizer
 // of kind none, codes beyond int8, sums beyond int32); InternalError where a quantizer has no step
 // yet (not calibrated); DivergenceError where a parameter, statistic, step or constant is not

@@ -22,6 +22,12 @@ std::string launcher() {
   return "";
 }
 
+int launched_count() {
+  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"})
+    if (number(variable) >= 0) return number(variable);
+  return -1;
+}
+
 int launched_rank() {
   for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"})
     if (number(variable) >= 0) return number(variable);
@@ -37,7 +43,13 @@ int launched_local_rank() {
 }
 
 std::unique_ptr<Communicator> make_communicator(double timeout) {
-  return launcher().empty() ? make_single_communicator() : make_mpi_communicator(timeout);
+  if (launcher().empty()) return make_single_communicator();
+  auto ranks = make_mpi_communicator(timeout);
+  if (const int count = launched_count(); count > 0 && count != ranks->world())
+    throw ConfigError(launcher() + " started " + std::to_string(count) +
+                      " processes, but MPI here knows of " + std::to_string(ranks->world()) +
+                      ": the launcher and the MPI library of this program are of different kinds");
+  return ranks;
 }
 
 }  // namespace qt

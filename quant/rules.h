@@ -1,5 +1,5 @@
-// quant/rules.h -- the arithmetic of codes: pure structs that the fused op and the plain quantizer
-// are templates over.
+// quant/rules.h -- the arithmetic of codes: pure structs that the fused op is a template over. The
+// plain quantizer is UniformCode's.
 #pragma once
 #include <cmath>
 
@@ -15,19 +15,24 @@ namespace qt {
 //                     where v is no longer exact
 // Comparisons, not fminf and fmaxf: they vectorize, and they fix what a NaN becomes (lo).
 
-// Uniform codes lo..hi; the step gradient is LSQ's (Esser et al. 2020, eq. 3).
+// Uniform codes lo..hi; the step gradient is LSQ's (Esser et al. 2020, eq. 3), and so is what
+// passes unless other bounds are given (eq. 5): what is not clipped.
 struct UniformCode {
   static constexpr bool codes = true;
   float lo, hi;
+  float above, below;  // what lies between them passes
+  QT_HD UniformCode(float lo, float hi) : UniformCode(lo, hi, lo, hi) {}
+  QT_HD UniformCode(float lo, float hi, float above, float below)
+      : lo(lo), hi(hi), above(above), below(below) {}
   QT_HD float code(float v) const {
     v = v > lo ? v : lo;
     v = v < hi ? v : hi;
     return rintf(v);
   }
-  QT_HD bool passes(float v) const { return v > lo && v < hi; }
+  QT_HD bool passes(float v) const { return v > above && v < below; }
   QT_HD float step_gradient(float v) const {
-    const float inside = rintf(v) - v, below = v > lo ? inside : lo;
-    return v < hi ? below : hi;
+    const float inside = rintf(v) - v, up_to_hi = v > lo ? inside : lo;
+    return v < hi ? up_to_hi : hi;
   }
   QT_HD float step_gradient(float v, bool passes) const {
     const float inside = rintf(v) - v, outside = v > 0.5f * (lo + hi) ? hi : lo;

@@ -56,8 +56,8 @@ struct EncodeSum {
   QT_HD float operator()(float x, float multiplier) const { return rule.code(x * multiplier); }
 };
 
-// Gradient to x. unit makes dout the gradient of the code; per says how v depends on x: v = x /
-// per, or v = x * per for sums.
+// Gradient to x of v = x / step, or v = x * multiplier for sums. unit makes dout the gradient of
+// the code.
 struct Back {
   UniformCode rule;
   QT_HD float operator()(float dout, float x, float unit, float step) const {
@@ -102,8 +102,6 @@ struct PlainMagnitude {
 struct Same {
   QT_HD float operator()(float x) const { return x; }
 };
-
-UniformCode rule_of(const QuantSpec& spec) { return {float(spec.lo()), float(spec.hi())}; }
 
 // x seen as one row per step, [channels, rest]; where there is one step for all, as rows of
 // pictures: long enough for a GPU's blocks, few enough to be added by one, and the same on every
@@ -179,9 +177,18 @@ Var quantize_sums(const Var& x, const Var& step, const UniformCode& rule, float 
 }  // namespace
 
 UniformQuantizer::UniformQuantizer(const QuantSpec& spec, int64_t channels, bool trained)
-    : Quantizer(spec) {
+    : Quantizer(spec), trained_(trained) {
   step_.var = Var(Tensor::zeros({spec.per_channel ? channels : 1}, DType::f32), trained);
   step_.kind = Parameter::Kind::step;
+}
+
+// A step that follows the largest magnitude has it at hi itself, where it must go on learning: what
+// rounds to a code passes, as in PyTorch's fake_quantize. Not so below 0 of unsigned codes: there
+// an activation has cut.
+UniformCode UniformQuantizer::rule() const {
+  const auto lo = float(spec_.lo()), hi = float(spec_.hi());
+  if (trained_) return {lo, hi};
+  return {lo, hi, spec_.is_signed ? lo - 0.5f : lo, hi + 0.5f};
 }
 
 bool UniformQuantizer::ready() const {
@@ -207,7 +214,7 @@ float UniformQuantizer::step_count(const Tensor& x, const Pass& pass) const {
 
 Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
   require_step("a tensor " + x.value().shape().text());
-  const UniformCode rule = rule_of(spec_);
+  const UniformCode rule = this->rule();
   const Var step = step_.var;
   const Tensor value = x.value(), s = step.value();
   const float factor = 1.0f / sqrtf(step_count(value, pass) * rule.hi);
@@ -254,7 +261,7 @@ Var UniformQuantizer::quantize(const Var& x, const Pass& pass) {
 
 Var UniformQuantizer::norm_act(const NormAct& args, const Pass& pass) {
   require_step(args.name);
-  const Emission<UniformCode> to{.rule = rule_of(spec_),
+  const Emission<UniformCode> to{.rule = rule(),
                                  .step = step_.var,
                                  .step_count = step_count(args.y.value(), pass),
                                  .emit_codes = pass.mode != ForwardMode::fake_quant};

@@ -2,6 +2,7 @@
 #pragma once
 #include "quant/norm_act.h"
 #include "quant/quantizer.h"
+#include "quant/rules.h"
 
 namespace qt {
 
@@ -23,8 +24,10 @@ class UniformQuantizer : public Quantizer {
   int64_t steps() const { return step_.var.value().elements(); }
 
  private:
+  UniformCode rule() const;
   float step_count(const Tensor& x, const Pass& pass) const;
   void require_step(const std::string& what) const;
+  const bool trained_;
   Parameter step_;
   mutable bool ready_ = false;  // stays: steps do not become 0 again
 };

@@ -216,6 +216,10 @@ void CheckpointStore::remove_leftovers() const {
 std::string CheckpointStore::save(int64_t step, const Checkpoint& content,
                                   std::optional<double> score, int64_t rivals_after) const {
   QT_CHECK(step >= 0, "checkpoints are of step 0 and later, got " + std::to_string(step));
+  const std::string above = std::filesystem::path(folder_).parent_path().string();
+  if (!above.empty() && !files::is_folder(above))
+    throw CheckpointError("there is no folder '" + above +
+                          "' any more: it was removed or renamed while the run went on");
   files::make_folder(folder_);
   remove_leftovers();
   require_space(folder_, bytes_of(content));

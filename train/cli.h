@@ -57,7 +57,7 @@ void print(const std::string& text);
 // The program without main's catching.
 ExitCode run_command(const CommandLine& command, CurrentRun& run);
 
-// The verbs, each in its file.
+// The verbs: train_verb.cpp, eval_verb.cpp.
 ExitCode train_verb(const CommandLine& command, CurrentRun& run);
 ExitCode eval_verb(const CommandLine& command);
 ExitCode inspect_verb(const CommandLine& command);

@@ -57,9 +57,9 @@ LogitsOf logits_of_model(Model& model, ForwardMode mode);
 LogitsOf logits_of_program(const Program& program, CodePath path);
 
 // Replaces the running statistics of every batch normalization by the average over `batches`
-// training batches (cumulative; Yao et al. 2021, "Rethinking Batch in BatchNorm"); frozen ones and
-// the steps of all quantizers stay. The order of pictures depends on `epoch` only. synchronize:
-// Pass::synchronize.
+// training batches (cumulative; Wu and Johnson 2021, arXiv 2105.07576), variances too: the plain
+// average of unbiased ones; frozen ones and the steps of all quantizers stay. The order of pictures
+// depends on `epoch` only. synchronize: Pass::synchronize.
 void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode,
                            Communicator* synchronize = nullptr);
 

@@ -31,7 +31,8 @@ struct AugmentationConfig : Section {
                         "how training pictures are cropped"};
   Key<int> crop_padding{this, "crop_padding", 4, range(0, 512),
                         "crop padded: zeros on each side, pixels"};
-  Key<bool> flip{this, "flip", true, any(), "mirror every second training picture left to right"};
+  Key<bool> flip{this, "flip", true, any(),
+                 "mirror training pictures left to right, each with probability 1/2"};
 };
 
 struct DataConfig : Section {
@@ -109,7 +110,8 @@ struct BatchNormConfig : Section {
                         "share of the QAT phase after which batch statistics are frozen; 1: never"};
   Key<int> reestimate_batches{
       this, "reestimate_batches", 0, at_least(0),
-      "training batches from which statistics are measured anew before an evaluation; 0: off"};
+      "training batches (at most an epoch) from which statistics are measured anew "
+      "before an evaluation and when they are frozen; 0: off"};
 };
 
 struct CalibrationConfig : Section {

@@ -1,4 +1,4 @@
-// train/main.cpp -- the program: the only place that catches, and what each error becomes.
+// train/main.cpp -- the program: the only place where an error becomes an exit code.
 #include <fcntl.h>
 #include <unistd.h>
 

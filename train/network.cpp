@@ -152,12 +152,13 @@ void observe_on(Model& model, Communicator& ranks) {
   model.visit(visitor);
 }
 
-void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
-               Communicator* synchronize) {
+int calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
+              Communicator* synchronize) {
   const Tape::Pause pause;
   loader.start_epoch(0);
   Batch batch;
-  for (int i = 0; i < batches && loader.next(batch); ++i)
+  int seen = 0;
+  for (; seen < batches && loader.next(batch); ++seen)
     model.forward(here(batch.images),
                   {.mode = mode, .calibrate = true, .synchronize = synchronize});
   Visitor visitor;
@@ -171,6 +172,7 @@ void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
     if (quantizer.step()) set_missing_floor(quantizer);
   };
   model.visit(visitor);
+  return seen;
 }
 
 void take_step_floors(Model& model) {

@@ -44,8 +44,8 @@ void init_from(Model& model, const std::string& path, bool with_steps);
 // floor of each step to a thousandth of what was chosen. batches = 0: steps that are there already
 // (init_from) stay. ConfigError where a quantizer has none in the end. synchronize:
 // Pass::synchronize.
-void calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
-               Communicator* synchronize = nullptr);
+int calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
+              Communicator* synchronize = nullptr);
 
 // Tells the quantizers of activations whose observations they share.
 void observe_on(Model& model, Communicator& ranks);

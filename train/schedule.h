@@ -32,7 +32,8 @@ struct ScheduleConfig : Section {
   using Section::Section;
   Key<std::string> kind{this, "kind", "cosine", one_of_names(ScheduleRegistry::names),
                         "shape after the warm-up"};
-  Key<double> warmup_epochs{this, "warmup_epochs", 0, range(0, 100000), "linear rise from zero"};
+  Key<double> warmup_epochs{this, "warmup_epochs", 0, range(0, 100000),
+                            "linear rise, step i of w: i / w of lr; at most the phase"};
   Key<std::vector<double>> milestones{
       this, "milestones", {}, greater_than(0), "step: epochs of the phase that lower it"};
   Key<double> gamma{this, "gamma", 0.1, range(0, 1), "step: factor at each milestone"};

@@ -59,8 +59,11 @@ void StopRequests::allow(double seconds) {
                   std::chrono::duration<double>(seconds));
 }
 
+// Who was asked to stop is on its way out: a second request, which launchers send to the ranks that
+// end later, must not turn a clean exit into a kill.
 StopRequests::~StopRequests() {
-  for (int signal : watched) std::signal(signal, SIG_DFL);
+  if (received == 0)
+    for (int signal : watched) std::signal(signal, SIG_DFL);
   for (int signal : ignored) std::signal(signal, SIG_DFL);
 }
 

@@ -12,9 +12,10 @@
 namespace qt {
 
 struct LayerStatistics {
-  std::string name;         // "layer1.0.conv1": what the unit emits, "layer1.0.conv1.weight"
-  double step = 0;          // mean over channels
-  double clipped = 0;       // share of values outside lo..hi; of unsigned codes only those above hi
+  std::string name;  // "layer1.0.conv1": what the unit emits, "layer1.0.conv1.weight"
+  double step = 0;   // mean over channels
+  double clipped =
+      0;  // share of values that round to no code; of unsigned codes only those above hi
   int codes_used = 0;       // different codes that occur
   int codes_possible = 0;   // hi - lo + 1
   double sqnr = 0;          // signal to quantization noise of the finite values within reach, dB

@@ -58,6 +58,8 @@ void Trainer::train_step(const StopRequests& requests) {
                     .epoch = state_.at.epoch,
                     .epochs = phase().config->epochs,
                     .step = state_.at.step,
+                    .ends_phase = state_.at.step == steps_per_epoch_ &&
+                                  state_.at.epoch + 1 == phase().config->epochs,
                     .lr = lr,
                     .seconds_waited = loader_->seconds_waited() - waited_before,
                     .images = end.images};
@@ -65,9 +67,10 @@ void Trainer::train_step(const StopRequests& requests) {
     report.communicated = buckets_->seconds_on_the_way() - sent_before;
     report.waited_for_ranks = buckets_->seconds_waited() - exposed_before;
   }
-  if (gpu_ && (log_->is_due(state_.at.steps_done) || gpu_->is_full())) read_gpu();
+  const bool due = log_->is_due(report, state_.at.steps_done);
+  if (gpu_ && (due || gpu_->is_full())) read_gpu();
   const auto write = [&] { log_->step(report, state_); };
-  if (log_->is_due(state_.at.steps_done))
+  if (due)
     by_writer(ranks_, "a line of the log", write);
   else
     write();
@@ -205,14 +208,14 @@ void Trainer::end_epoch() {
     const auto section = device_->enter();
     check_same(ranks_, saved_state(*model_), state_.at.steps_done);
   }
-  note("layer statistics");
-  if (phase().quantized() && experiment_.log.histograms_every > 0 &&
-      due(experiment_.log.histograms_every))
-    by_writer(ranks_, "layer statistics", [&] { collect_statistics(); });
   if (due(experiment_.eval.every_epochs)) {
     evaluate_now();
     if (last_phase() && std::isfinite(last_evaluation_->loss)) score = last_evaluation_->top1;
   }
+  note("layer statistics");  // of the network that was evaluated
+  if (phase().quantized() && experiment_.log.histograms_every > 0 &&
+      due(experiment_.log.histograms_every))
+    by_writer(ranks_, "layer statistics", [&] { collect_statistics(); });
   const bool saves = due(experiment_.checkpoint.every_epochs) || is_due_for_saving();
   advance();
   // Before the next phase begins: what its calibration may meet costs nothing that was trained.
@@ -250,30 +253,38 @@ void Trainer::diverged(const std::string& what, int64_t step) {
                         phase().name + ".lr or more schedule.warmup_epochs may help");
 }
 
-// A function of the position alone, so that a resumed run does the same.
-bool Trainer::statistics_are_frozen() const {
-  const double share = double(state_.at.epoch * steps_per_epoch_ + state_.at.step) /
+// A function of the position alone, so that a resumed run does the same. step: of the epoch.
+bool Trainer::statistics_are_frozen(int64_t step) const {
+  const double share = double(state_.at.epoch * steps_per_epoch_ + step) /
                        double(phase().config->epochs * steps_per_epoch_);
   return phase().quantized() && experiment_.quant.bn.freeze_at < 1 &&
          share >= experiment_.quant.bn.freeze_at;
 }
 
+// With re-estimation frozen statistics are those of the weights that they are frozen with, whenever
+// the run was evaluated before.
 void Trainer::freeze_statistics() {
-  const bool frozen = statistics_are_frozen();
+  const int64_t step = state_.at.step;
+  const bool frozen = statistics_are_frozen(step);
+  const bool first = state_.at.epoch == 0 && step == 0;
+  if (frozen && (first || !statistics_are_frozen(step - 1))) reestimate_now();
   for (BatchNormState* norm : norms_) norm->frozen = frozen;
 }
 
-void Trainer::evaluate_now() {
+void Trainer::reestimate_now() {
   const int batches = experiment_.quant.bn.reestimate_batches;
+  if (batches == 0) return;
+  const auto section = device_->enter();
+  Loader loader(train_set_, loader_spec());
+  reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode,
+                        synchronized());
+  average_statistics();
+}
+
+void Trainer::evaluate_now() {
   note("evaluation");
   meet(options_.simulation, ranks_, Simulation::Place::eval);
-  if (phase().quantized() && batches > 0 && !statistics_are_frozen()) {
-    const auto section = device_->enter();
-    Loader loader(train_set_, loader_spec());
-    reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode,
-                          synchronized());
-    average_statistics();
-  }
+  if (phase().quantized() && !statistics_are_frozen(state_.at.step)) reestimate_now();
   last_evaluation_ = evaluation();
   by_writer(ranks_, "the log of an evaluation", [&] {
     log_->evaluated(phase().name, state_, *last_evaluation_, what_was_evaluated());

@@ -10,6 +10,7 @@
 #include "core/comm/communicator.h"
 #include "deploy/build_program.h"
 #include "distributed/buckets.h"
+#include "train/agreement.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
 #include "train/evaluate.h"
@@ -72,6 +73,7 @@ class Trainer {
   const Phase& phase() const { return plan_.at(size_t(state_.at.phase)); }
   bool last_phase() const { return state_.at.phase + 1 == int64_t(plan_.size()); }
   int64_t total_epochs() const;
+  RunFacts facts() const;
   void check_device() const;
   void check_precisions_of_cpu() const;
   LoaderSpec loader_spec() const;
@@ -95,8 +97,9 @@ class Trainer {
   void end_epoch();
   bool is_due_for_saving() const;
   void advance();
-  bool statistics_are_frozen() const;
+  bool statistics_are_frozen(int64_t step) const;
   void freeze_statistics();
+  void reestimate_now();
   void evaluate_now();
   Evaluation evaluation();
   bool is_best(const Evaluation& result) const;

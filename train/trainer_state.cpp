@@ -71,6 +71,7 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   train_set_ = make_dataset(spec, Split::train);
   test_set_ = make_dataset(spec, Split::test);
   check_alike(*train_set_, *test_set_, spec.path);
+  if (!ranks_.alone()) check_agreement(ranks_, facts());
   model_ = build_model(experiment, *train_set_);
   parameters_ = parameters_of(*model_);
   norms_ = norms_of(*model_);
@@ -103,6 +104,16 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   state_.run.saved = experiment.train.saved;
   state_.run.steps_per_epoch = steps_per_epoch_;
   state_.run.training_pictures = train_set_->size();
+}
+
+RunFacts Trainer::facts() const {
+  RunFacts facts = facts_of(experiment_, *train_set_, *test_set_);
+  const auto note = [&](const char* option, const std::optional<int64_t>& batches) {
+    facts[option] = batches ? std::to_string(*batches) : "not given";
+  };
+  note("--limit-train-batches", options_.limit_train_batches);
+  note("--overfit-batches", options_.overfit_batches);
+  return facts;
 }
 
 void Trainer::check_device() const {
@@ -377,11 +388,12 @@ void Trainer::calibrate_now() {
   const int batches = experiment_.quant.calibration.batches;
   Loader loader(train_set_, loader_spec());
   note("calibration");
-  calibrate(*model_, loader, batches, phase().mode, synchronized());
+  const int seen = calibrate(*model_, loader, batches, phase().mode, synchronized());
   average_statistics();
   state_.at.calibrated = true;
   log_->say(batches == 0 ? "quantizer steps are those of " + experiment_.train.init_from.get()
-                         : "quantizer steps chosen from " + std::to_string(batches) + " batches");
+                         : "quantizer steps chosen from " + std::to_string(seen) + " batches" +
+                               (seen < batches ? ", all of an epoch" : ""));
 }
 
 void Trainer::save(std::optional<double> score) {

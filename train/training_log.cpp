@@ -48,7 +48,7 @@ void TrainingLog::step(const StepReport& report, TrainState& state) {
   waited_for_ranks_ += report.waited_for_ranks.value_or(0);
   remaining_.step_done(state.at.steps_done, now(), report.seconds_waited);
   count(report, state.at.steps_done);
-  if (is_due(state.at.steps_done)) {
+  if (is_due(report, state.at.steps_done)) {
     const double seconds = std::max(now() - since_, 1e-9);
     last_loss_ = state.meter.mean_loss(), last_top1_ = state.meter.top1(), has_last_ = true;
     images_per_second_ = double(images_) / seconds;

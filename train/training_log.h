@@ -26,6 +26,7 @@ struct StepReport {
   std::string phase;
   int64_t epoch = 0, epochs = 1;  // of the phase; epoch counts from 0
   int64_t step = 0;               // within the epoch, counted from 1
+  bool ends_phase = false;        // the phase's last step
   double lr = 0;
   double seconds_waited = 0;  // of this step, for pictures
   int64_t images = 0;
@@ -40,8 +41,10 @@ class TrainingLog {
               const TrainState& at);
 
   // Whether step() will write the meter, which must be up to date then.
-  bool is_due(int64_t steps_done) const { return steps_done % experiment_.log.every == 0; }
-  // Writes the meter every log.every steps, and then clears it.
+  bool is_due(const StepReport& report, int64_t steps_done) const {
+    return report.ends_phase || steps_done % experiment_.log.every == 0;
+  }
+  // Writes the meter every log.every steps and with a phase's last one, and then clears it.
   void step(const StepReport& report, TrainState& state);
   void evaluated(const std::string& phase, const TrainState& state, const Evaluation& evaluation,
                  const std::string& what);

@@ -4,8 +4,7 @@
 //   struct WeightConfig : Section {
 //     using Section::Section;
 //     Key<int> bits{this, "bits", 8, range(2, 8), "width of a code"};
-//     Key<std::string> kind{this, "kind", "lsq", one_of_names(Registry<Quantizer>::names),
-//     "quantizer"};
+//     Key<std::string> kind{this, "kind", "lsq", any(), "quantizer"};
 //   };
 //   struct LayerConfig : Section {
 //     using Section::Section;
@@ -13,13 +12,12 @@
 //   };
 //   struct Config : Section {
 //     LayerConfig quant{this, "quant", "quantization"};
-//     SectionMap<LayerConfig> overrides{this, "overrides", "by layer name pattern; a later one
-//     wins"};
+//     SectionMap<LayerConfig> overrides{this, "overrides", "by layer name"};
 //   };
 //
 //   Config config;
-//   load_config(config, "configs/x.yaml", {"quant.weights.bits=4"});  // throws ConfigError listing
-//   every mistake const int bits = config.quant.weights.bits;
+//   load_config(config, "configs/x.yaml", {"quant.weights.bits=4"});  // ConfigError: all mistakes
+//   const int bits = config.quant.weights.bits;
 #pragma once
 #include <cstdint>
 #include <functional>

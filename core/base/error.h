@@ -19,7 +19,7 @@ enum class ExitCode : int {
   stopped = 75,   // stopped on request after a good checkpoint
 };
 
-// A message names the thing, what came, and what is allowed. Only main catches.
+// A message names the thing, what came, and what is allowed. Only main turns one into an exit code.
 class Error : public std::runtime_error {
  public:
   Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

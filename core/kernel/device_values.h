@@ -9,7 +9,7 @@
 
 namespace qt::kernel {
 
-void check_launch(const char* kernel);  // core/device/cuda.cpp
+void check_launch(const char* kernel);  // core/device/cuda/error.cpp
 inline cudaStream_t handle(Stream stream) { return static_cast<cudaStream_t>(stream.cuda); }
 
 // What an operand gives at element i = row * channels + channel.

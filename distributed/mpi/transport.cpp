@@ -5,6 +5,7 @@
 #include <mpi.h>
 
 #include <climits>
+#include <cstdlib>
 #include <string>
 
 namespace qt {
@@ -21,6 +22,9 @@ void check(int result, const char* call) {
 class MpiTransport : public Transport {
  public:
   MpiTransport() {
+    // Open MPI's printer of stack traces may not return where the heap is damaged, and the others
+    // would wait until their timeout.
+    setenv("OMPI_MCA_opal_stacktrace_output", "none", 0);
     int level = 0;
     check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &level), "MPI_Init_thread");
     if (level < MPI_THREAD_FUNNELED)

@@ -196,6 +196,30 @@ TEST_F(RanksMpi, NaNStopsAllRanksWithOneMessage) {
   EXPECT_EQ(count_of("is not finite", result.output), 1u) << result.output;
 }
 
+// Two programs under one mpirun: as a machine with another config, another version or a data set
+// that lacks a file.
+TEST_F(RanksMpi, RanksThatAreNotStartedAlikeAreRefused) {
+  const auto with_second = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words = {"mpirun", "--oversubscribe", "-np", "1", program_path()};
+    const auto one = small(), other = small(more);
+    words.insert(words.end(), one.begin(), one.end());
+    words.insert(words.end(), {":", "-np", "1", program_path()});
+    return wait(start_command(words, other));
+  };
+  EXPECT_FAILS(with_second({"--seed", "7"}), 2, "train.seed is 1 on rank 0 and 7 on rank 1");
+  EXPECT_FAILS(with_second({"distributed.wire=bf16"}), 2, "distributed.wire is f32 on rank 0");
+  EXPECT_FAILS(with_second({"checkpoint.every_steps=5"}), 2, "checkpoint.every_steps is 3");
+  EXPECT_FAILS(with_second({"--overfit-batches", "2"}), 2, "--overfit-batches is not given");
+  EXPECT_FAILS(with_second({"data.seed=9"}), 2, "data.seed is 0");
+  EXPECT_EQ(with_second({"data.workers=0", "data.prefetch=3"}).code, 0) << "of a rank's own";
+}
+
+TEST_F(RanksMpi, AnMpiThatDoesNotKnowTheLaunchersProcessesIsRefused) {
+  const Result alone = wait(start_command(
+      {"env", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_RANK=0", program_path()}, small()));
+  EXPECT_FAILS(alone, 2, "started 2 processes", "knows of 1");
+}
+
 TEST_F(RanksMpi, ConfigErrorsAreSaidOnce) {
   const Result unknown = run_on(2, small({"train.bacth=3"}));
   EXPECT_FAILS(unknown, 2, "unknown key 'train.bacth'");

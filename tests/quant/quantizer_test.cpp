@@ -217,5 +217,18 @@ TEST(None, PassesNumbersAndGradientsThrough) {
   EXPECT_TRUE(same_bits(x.grad(), dout));
 }
 
+// The largest value decides the step and must be able to shrink.
+TEST(MinMax, TheLargestWeightOfEveryChannelLearns) {
+  QuantSpec spec;
+  spec.kind = "minmax", spec.bits = 4, spec.per_channel = true, spec.momentum = 1;
+  const auto quantizer = make_quantizer(spec, 2);
+  const Var w(Tensor::of<float>({2, 3}, {0.1f, -0.9f, 0.3f, 0.7f, 0.2f, -0.1f}), true);
+  quantizer->observe(w.value());
+  const Pass pass{.mode = ForwardMode::fake_quant, .training = true};
+  const Var y = quantizer->quantize(w, pass);
+  Tape::current().backward(y, Tensor::full({2, 3}, 1.0f));
+  EXPECT_EQ(w.grad().to_vector<float>(), std::vector<float>(6, 1.0f));
+}
+
 }  // namespace
 }  // namespace qt

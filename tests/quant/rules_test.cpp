@@ -54,5 +54,15 @@ TEST(Bounded, IsReluFromZeroToInfinity) {
   EXPECT_TRUE(relu.passes(1));
 }
 
+TEST(UniformCode, PassesWhatIsNotClippedOrWhatItIsTold) {
+  const UniformCode lsq{-7, 7}, follows{-7, 7, -7.5f, 7.5f};
+  for (const float v : {-7.0f, 7.0f, 7.4f, -7.4f}) {
+    EXPECT_FALSE(lsq.passes(v)) << v;
+    EXPECT_TRUE(follows.passes(v)) << v;
+  }
+  for (const float v : {-7.5f, 7.5f, 9.0f}) EXPECT_FALSE(follows.passes(v)) << v;
+  EXPECT_TRUE(lsq.passes(6.9f));
+}
+
 }  // namespace
 }  // namespace qt

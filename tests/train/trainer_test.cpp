@@ -394,26 +394,28 @@ TEST_F(TrainerRun, ReestimationLeavesFrozenStatisticsAndStepsThatFollowTheLarges
   EXPECT_TRUE(norms.at(1)->frozen);
 }
 
-// Two epochs of two steps; statistics are frozen after the first. The run beside it asks for no
-// re-estimation at all.
-TEST_F(TrainerRun, StatisticsThatAreFrozenAreNotReestimated) {
-  const auto means_with = [&](const std::string& batches) {
+// Two epochs of two steps; statistics are frozen after the first, with what re-estimation measures
+// there, whether the run was evaluated before or not.
+TEST_F(TrainerRun, StatisticsAreReestimatedWhereTheyAreFrozenAndStay) {
+  const auto means_with = [&](const std::string& batches, const std::string& every = "1") {
     fs::remove_all(folder_);
     read(
         "train: {batch: 16, float: {epochs: 0}, qat: {epochs: 2, lr: 0.01}}\n"
         "quant: {calibration: {batches: 1}, bn: {freeze_at: 0.5, reestimate_batches: " +
-        batches + "}}\ncheckpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n");
+        batches + "}}\ncheckpoint: {every_steps: 1, keep_last: 9}\nlog: {histograms_every: 0}\n" +
+        "eval: {every_epochs: " + every + "}\n");
     const RunFolder run = folder();
     Trainer trainer(experiment_, {.limit_train_batches = 2, .show_progress = false});
     train_to_the_end(trainer, run);
     return values_by_step(run, "bn1.running_mean", 4);
   };
-  const auto means = means_with("2");
+  const auto means = means_with("2"), without = means_with("0"), rare = means_with("2", "0");
   ASSERT_EQ(means.size(), 4u);
-  EXPECT_NE(means[0], means[1]);
-  EXPECT_EQ(means[1], means[2]);
-  EXPECT_EQ(means[1], means[3]) << "the evaluation after the last step measured them anew";
-  EXPECT_EQ(means, means_with("0"));
+  EXPECT_NE(means[2], without[2]) << "frozen as they were";
+  EXPECT_EQ(means[2], means[3]) << "the evaluation after the last step measured them anew";
+  EXPECT_EQ(means[2], rare[2]) << "an evaluation changed what is frozen";
+  EXPECT_EQ(without[1], without[2]);
+  EXPECT_EQ(without[1], without[3]);
 }
 
 // On pictures of 32 pixels, the last stage being one pixel. What was trained is the program: its
