@@ -291,7 +291,7 @@ TEST(Loader, RefusesWhatCannotBe) {
             "batch size = 200; allowed: at most the 103 samples of the set, as partial batches are "
             "left out");
   EXPECT_EQ(refusal([](LoaderSpec& s) { s.augment.crop_padding = -1; }),
-            "data.crop_padding = -1; allowed: 0 to 1024 pixels");
+            "data.augmentation.crop_padding = -1; allowed: 0 to 1024 pixels");
 }
 
 }  // namespace
