@@ -164,8 +164,9 @@ TEST(Augment, DependsOnSeedEpochAndSample) {
 
 TEST(Augment, KnowsItsNames) {
   EXPECT_EQ(crop_from("padded"), Crop::padded);
-  EXPECT_EQ(test::message_of<ConfigError>([] { crop_from("pad"); }),
-            "data.augmentation.crop: 'pad' is not known; known: none, padded, random, random_resized");
+  EXPECT_EQ(
+      test::message_of<ConfigError>([] { crop_from("pad"); }),
+      "data.augmentation.crop: 'pad' is not known; known: none, padded, random, random_resized");
   EXPECT_EQ(test::message_of<ConfigError>([] { on_error_from("ignore"); }),
             "data.on_error: 'ignore' is not known; known: stop, skip");
 }
