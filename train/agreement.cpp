@@ -1,7 +1,6 @@
 // train/agreement.cpp -- gathering and comparing what ranks have been started with.
 #include "train/agreement.h"
 
-#include <algorithm>
 #include <array>
 
 #include "core/base/files.h"
@@ -42,7 +41,6 @@ RunFacts facts_of(const Experiment& experiment, const Dataset& train, const Data
 }
 
 void check_agreement(Communicator& ranks, const RunFacts& facts) {
-  if (ranks.alone()) return;
   const std::string mine = Json(facts).dump(-1, ' ', false, Json::error_handler_t::replace);
   const std::vector<std::string> all = gathered(ranks, mine, "what ranks were started with");
   const auto parsed = [](const std::string& text) { return Json::parse(text).get<RunFacts>(); };

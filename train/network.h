@@ -43,7 +43,7 @@ void init_from(Model& model, const std::string& path, bool with_steps);
 // Chooses the steps of all quantizers from weights and from `batches` training batches; sets the
 // floor of each step to a thousandth of what was chosen. batches = 0: steps that are there already
 // (init_from) stay. ConfigError where a quantizer has none in the end. synchronize:
-// Pass::synchronize.
+// Pass::synchronize. Returns how many batches there were: at most an epoch's.
 int calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
               Communicator* synchronize = nullptr);
 

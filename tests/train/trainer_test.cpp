@@ -582,6 +582,7 @@ TEST_F(TrainerRun, AFinishedPhaseIsSavedBeforeTheNextOneIsCalibrated) {
   const RunFolder run = folder();
   Trainer trainer(experiment_, {.show_progress = false});
   train_to_the_end(trainer, run);
+  EXPECT_EQ(losses_in(run).size(), 2u) << "of each phase's last step, long before log.every";
   const std::string half = run.checkpoints() + "/step-00000002";
   const LoadedCheckpoint saved = load_checkpoint(half);
   const TrainState state = state_from_json(saved.content.state_json, half);
