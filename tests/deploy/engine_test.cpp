@@ -353,18 +353,22 @@ TEST_P(EnginePair, AgreesOnSignedCodesAndOnPicturesOfAnySize) {
 
 // The same weights, whose kernel was chosen for codes from 0, meet negative ones.
 TEST(Engine, RunsACopyOfAProgramThatHasOtherRanges) {
-  ProgramMaker make(7, 12, 12);
-  const int a = make.conv(0, {.out = 32, .lo = 0});
-  const int b = make.conv(a, {.out = 32, .lo = 0});
-  const Program program = make.classifier(make.average_pool(b, 0, 127), 4);
-  Program copy = program;
-  copy.instructions.at(size_t(a)).lo = -127;
-  const Tensor images = random_images(program, 2, 3);
   const auto engine = make_engine("onednn"), reference = make_engine("reference");
-  for (const auto& one : {program, copy, program})
-    EXPECT_TRUE(compare_codes(reference->run(one, images, {.keep_codes = true}),
-                              engine->run(one, images, {.keep_codes = true}))
-                    .equal);
+  for (const int64_t channels : {16, 64, 128})
+    for (const int64_t size : {8, 28}) {
+      ProgramMaker make(7, size, size);
+      const int a = make.conv(0, {.out = channels, .lo = 0});
+      const int b = make.conv(a, {.out = channels, .lo = 0});
+      const Program program = make.classifier(make.average_pool(b, 0, 127), 4);
+      Program copy = program;
+      copy.instructions.at(size_t(a)).lo = -127;
+      const Tensor images = random_images(program, 2, 3);
+      for (const auto& one : {program, copy, program})
+        EXPECT_TRUE(compare_codes(reference->run(one, images, {.keep_codes = true}),
+                                  engine->run(one, images, {.keep_codes = true}))
+                        .equal)
+            << channels << " channels, " << size << " pixels";
+    }
 }
 
 // An engine keeps the weights that it has made ready; they are those of the program it runs.
