@@ -4,6 +4,15 @@
 #include <algorithm>
 
 namespace qt {
+namespace {
+
+void check_logits(const Tensor& logits, const Tensor& labels) {
+  QT_CHECK(logits.shape().rank() == 2 && labels.elements() == logits.dim(0) && logits.dim(1) > 0,
+           "hits are counted in logits [n, classes] and labels [n], not in " +
+               logits.shape().text() + " and " + labels.shape().text());
+}
+
+}  // namespace
 
 EngineResult Engine::run(const Program& program, const Tensor& images,
                          const RunOptions& options) const {
@@ -35,14 +44,27 @@ Tensor run_logits(const Program& program, const Tensor& images, CodePath path) {
 }
 
 int64_t count_top1(const Tensor& logits, const Tensor& labels) {
-  QT_CHECK(logits.shape().rank() == 2 && labels.elements() == logits.dim(0) && logits.dim(1) > 0,
-           "count_top1 takes logits [n, classes] and labels [n], got " + logits.shape().text() +
-               " and " + labels.shape().text());
+  check_logits(logits, labels);
   const float* row = logits.data<float>();
   const int64_t* label = labels.data<int64_t>();
   int64_t hits = 0;
   for (int64_t n = 0; n < logits.dim(0); ++n, row += logits.dim(1))
     hits += std::max_element(row, row + logits.dim(1)) - row == label[n];
+  return hits;
+}
+
+int64_t count_top(const Tensor& logits, const Tensor& labels, int64_t k) {
+  check_logits(logits, labels);
+  const float* row = logits.data<float>();
+  const int64_t* label = labels.data<int64_t>();
+  int64_t hits = 0;
+  for (int64_t n = 0; n < logits.dim(0); ++n, row += logits.dim(1)) {
+    const float own = row[label[n]];
+    const auto before =
+        std::count_if(row, row + label[n], [&](float x) { return !(x < own); }) +
+        std::count_if(row + label[n], row + logits.dim(1), [&](float x) { return !(x <= own); });
+    hits += before < k;
+  }
   return hits;
 }
 

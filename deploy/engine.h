@@ -72,5 +72,8 @@ Tensor run_logits(const Program& program, const Tensor& images, CodePath path = 
 
 // How many rows of logits have their first greatest value at the label (i64 [n]).
 int64_t count_top1(const Tensor& logits, const Tensor& labels);
+// Rows in which fewer than k classes come before the label's: those of greater logits, of equal
+// ones with a lower index, and of NaN. With k = 1 and finite logits it is count_top1.
+int64_t count_top(const Tensor& logits, const Tensor& labels, int64_t k);
 
 }  // namespace qt

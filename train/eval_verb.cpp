@@ -156,14 +156,15 @@ ExitCode eval_verb(const CommandLine& given) {
                 .limit = command.limit,
                 .predictions = command.predictions.empty() ? nullptr : &predictions,
                 .fill_batches = device->on_gpu()});
+  const std::string top5 = result.top5 ? fmt::format(", top-5 {:.2f} %", *result.top5) : "";
   std::array<char, 256> text{};
   std::snprintf(text.data(), text.size(),
-                "%s top-1 %.2f %%, loss %.4f, %lld pictures, %.0f a second (%.0f in the network)",
+                "%s top-1 %.2f %%%s, loss %.4f, %lld pictures, %.0f a second (%.0f in the network)",
                 run.program                        ? "integer-program"
                 : run.mode == ForwardMode::float32 ? "float"
                                                    : "simulated",
-                result.top1, std::fabs(result.loss), static_cast<long long>(result.images),
-                result.rate, result.network_rate);
+                result.top1, top5.c_str(), std::fabs(result.loss),
+                static_cast<long long>(result.images), result.rate, result.network_rate);
   // None is lost where another cannot be written.
   std::optional<CheckpointError> unwritten;
   const auto write = [&](const std::string& file, const std::function<NamedTensors()>& tensors) {

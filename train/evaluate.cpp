@@ -95,10 +95,12 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
   Loader loader(dataset, spec);
   const int64_t limit = std::min(options.limit.value_or(dataset->size()), dataset->size());
   Evaluation result;
-  int64_t correct = 0, most = 0;
+  int64_t correct = 0, among_five = 0, most = 0;
   Stopwatch watch;
   loader.start_epoch(0);
   for (Batch batch; result.images < limit && loader.next(batch);) {
+    if (options.stop) result.stopped_by = options.stop();
+    if (!result.stopped_by.empty()) return result;
     const int64_t n = std::min(batch.labels.elements(), limit - result.images);
     if (n == 0) continue;  // another rank has all of a last, small batch
     if (options.ranks) options.ranks->check();
@@ -114,6 +116,7 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
     result.images += n;
     result.loss += cross_entropy(logits, labels);
     correct += count_top1(logits, labels);
+    among_five += count_top(logits, labels, 5);
     if (options.predictions) {
       const auto rows = logits.to_vector<float>();
       const auto truth = labels.to_vector<int64_t>();
@@ -122,16 +125,19 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
       options.predictions->labels.insert(options.predictions->labels.end(), truth.begin(),
                                          truth.end());
     }
-    if (options.stop && options.stop()) break;
   }
   watch.report(result);
   if (options.ranks) {
-    const std::vector<double> totals =
-        summed(*options.ranks, {result.loss, double(correct), double(result.images)}, "evaluation");
-    result.loss = totals[0], correct = int64_t(totals[1]), result.images = int64_t(totals[2]);
+    const std::vector<double> totals = summed(
+        *options.ranks, {result.loss, double(correct), double(among_five), double(result.images)},
+        "evaluation");
+    result.loss = totals[0], correct = int64_t(totals[1]), among_five = int64_t(totals[2]);
+    result.images = int64_t(totals[3]);
   }
   if (result.images) result.loss /= double(result.images);
   if (result.images) result.top1 = 100.0 * double(correct) / double(result.images);
+  if (result.images && dataset->classes().size() > 10)
+    result.top5 = 100.0 * double(among_five) / double(result.images);
   return result;
 }
 
@@ -148,21 +154,26 @@ LogitsOf logits_of_program(const Program& program, CodePath path) {
   };
 }
 
-void reestimate_statistics(Model& model, Loader& loader, int epoch, int batches, ForwardMode mode,
-                           Communicator* synchronize) {
+std::string reestimate_statistics(Model& model, Loader& loader, const ReestimateOptions& options) {
   const Tape::Pause pause;
   const auto norms = norms_of(model);
   std::vector<float> momenta;
   for (const BatchNormState* norm : norms) momenta.push_back(norm->momentum);
-  const Pass pass{
-      .mode = mode, .training = true, .steps_follow = false, .synchronize = synchronize};
-  loader.start_epoch(epoch);
+  const Pass pass{.mode = options.mode,
+                  .training = true,
+                  .steps_follow = false,
+                  .synchronize = options.synchronize};
+  loader.start_epoch(options.epoch);
+  std::string stopped_by;
   Batch batch;
-  for (int i = 0; i < batches && loader.next(batch); ++i) {
+  for (int i = 0; i < options.batches && loader.next(batch); ++i) {
+    if (options.stop) stopped_by = options.stop();
+    if (!stopped_by.empty()) break;
     for (BatchNormState* norm : norms) norm->momentum = 1.0f / float(i + 1);
     model.forward(here(batch.images), pass);
   }
   for (size_t i = 0; i < norms.size(); ++i) norms[i]->momentum = momenta[i];
+  return stopped_by;
 }
 
 }  // namespace qt

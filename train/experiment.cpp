@@ -2,6 +2,7 @@
 // a config.
 #include "train/experiment.h"
 
+#include <fmt/format.h>
 #include <fnmatch.h>
 
 #include <algorithm>
@@ -115,6 +116,18 @@ void DataConfig::check(ConfigProblems& problems) const {
     problems.add(path, "data.kind " + kind.get() + " needs the folder of the data set");
 }
 
+void PhaseConfig::check(ConfigProblems& problems) const {
+  if (epochs == 0) return;
+  if (schedule.min_lr > lr)
+    problems.add(schedule.min_lr,
+                 fmt::format("the lowest learning rate {} is above the highest, lr = {}",
+                             schedule.min_lr.get(), lr.get()));
+  if (schedule.kind == "step" && schedule.milestones->empty())
+    problems.add(schedule.kind,
+                 "step lowers the learning rate at schedule.milestones, which has "
+                 "none; for one that stays: constant");
+}
+
 void TrainConfig::check(ConfigProblems& problems) const {
   if (float_phase.epochs == 0 && qat_phase.epochs == 0)
     problems.add(qat_phase.epochs, "both phases have 0 epochs: nothing would be trained");
@@ -160,10 +173,10 @@ std::string config_hash(const Experiment& experiment) { return files::hash_of(du
 std::map<std::string, std::string> course_of(const Experiment& experiment) {
   std::map<std::string, std::string> values = values_of(experiment);
   std::vector<std::string> without{
-      "log.",          "checkpoint.",         "device",
-      "data.workers",  "data.prefetch",       "data.cache_megabytes",
-      "train.threads", "distributed.timeout", "distributed.bucket_megabytes",
-      "eval.batch"};
+      "log.",          "checkpoint.",           "device",
+      "data.workers",  "data.prefetch",         "data.cache_megabytes",
+      "train.threads", "distributed.timeout",   "distributed.bucket_megabytes",
+      "eval.batch",    "eval.after_calibration"};
   if (experiment.quant.bn.reestimate_batches == 0) without.emplace_back("eval.");
   std::erase_if(values, [&](const auto& entry) {
     return std::any_of(without.begin(), without.end(),

@@ -159,6 +159,7 @@ struct PhaseConfig : Section {
   Key<double> lr;
   Key<std::optional<double>> weight_decay;
   ScheduleConfig schedule;
+  void check(ConfigProblems& problems) const override;
 };
 
 struct TrainConfig : Section {
@@ -222,6 +223,9 @@ struct EvalConfig : Section {
   using Section::Section;
   Key<int> every_epochs{this, "every_epochs", 1, at_least(0),
                         "epochs between evaluations; 0: at phase ends only"};
+  Key<bool> after_calibration{
+      this, "after_calibration", true, any(),
+      "evaluate before the first QAT step too: what quantization alone costs"};
   Key<std::optional<int64_t>> batch{this, "batch", std::nullopt, range(1, 1 << 20),
                                     "pictures of one forward pass; null: train.batch"};
 };

@@ -12,14 +12,17 @@ namespace {
 
 using nlohmann::json;
 
-// The step of a line, nothing where the line is damaged (a crash can tear the last one).
-std::optional<int64_t> step_of(const std::string& line) {
+// Where a line belongs, nothing where it is damaged (a crash can tear the last one).
+std::optional<MetricsEnd> place_of(const std::string& line) {
   const json j = json::parse(line, nullptr, /*allow_exceptions=*/false);
-  if (!j.is_object() || !j.contains("step") || !j["step"].is_number_integer()) return {};
-  return j["step"].get<int64_t>();
+  const auto is_count = [&](const char* key) {
+    return j.contains(key) && j[key].is_number_integer();
+  };
+  if (!j.is_object() || !is_count("step") || !is_count("epoch")) return {};
+  return MetricsEnd{.step = j["step"].get<int64_t>(), .epoch = j["epoch"].get<int64_t>()};
 }
 
-void cut_after(const std::string& path, int64_t last_step) {
+void cut_after(const std::string& path, const MetricsEnd& last) {
   if (!files::exists(path)) return;
   const std::string text = files::read_all(path);
   std::string kept;
@@ -28,19 +31,20 @@ void cut_after(const std::string& path, int64_t last_step) {
     const size_t newline = text.find('\n', begin);
     const size_t end = newline == std::string::npos ? text.size() : newline + 1;
     const std::string line = text.substr(begin, end - begin);
-    const auto step = newline == std::string::npos ? std::nullopt : step_of(line);
-    damaged += !step;
-    if (step && *step <= last_step) kept += line;
+    const auto place = newline == std::string::npos ? std::nullopt : place_of(line);
+    damaged += !place;
+    if (place && place->step <= last.step && place->epoch <= last.epoch) kept += line;
     begin = end;
   }
   if (damaged) log::warn(path + ": dropped " + std::to_string(damaged) + " damaged line(s)");
   if (kept != text) files::write_atomically(path, kept);
 }
 
-files::RecordFile open_lines(const std::string& run_folder, std::optional<int64_t> resumed_step) {
+files::RecordFile open_lines(const std::string& run_folder,
+                             const std::optional<MetricsEnd>& resumed_from) {
   const std::string path = run_folder + "/metrics.jsonl";
-  if (resumed_step)
-    cut_after(path, *resumed_step);
+  if (resumed_from)
+    cut_after(path, *resumed_from);
   else if (files::exists(path) && files::InputFile(path).size() > 0)
     throw CheckpointError(path + " holds another run's numbers, and this run does not resume it");
   return {path, files::RecordFile::Open::append};
@@ -61,9 +65,9 @@ std::string metrics_line(int64_t step, int64_t epoch, const NamedValues& values)
   return line + "}\n";
 }
 
-MetricsLog::MetricsLog(const std::string& run_folder, std::optional<int64_t> resumed_step)
-    : lines_(open_lines(run_folder, resumed_step)), events_(run_folder) {
-  events_.session_start(resumed_step ? *resumed_step + 1 : 0);
+MetricsLog::MetricsLog(const std::string& run_folder, std::optional<MetricsEnd> resumed_from)
+    : lines_(open_lines(run_folder, resumed_from)), events_(run_folder) {
+  events_.session_start(resumed_from ? resumed_from->step + 1 : 0);
 }
 
 void MetricsLog::write(int64_t step, int64_t epoch, const NamedValues& values) {

@@ -18,13 +18,18 @@ namespace qt {
 
 using NamedValues = std::vector<std::pair<std::string, double>>;
 
+// Where a checkpoint stands: steps done, and the epoch of the last one (from 1; 0: none).
+struct MetricsEnd {
+  int64_t step = 0, epoch = 0;
+};
+
 class MetricsLog {
  public:
-  // Opens <run>/metrics.jsonl and a new event file in <run>. With resumed_step (the last step that
-  // the loaded checkpoint has done; -1 where the run starts over) later lines are cut off first,
-  // as are damaged ones, so that no step is listed twice. Without it the file must be new or empty.
-  // CheckpointError where that fails.
-  explicit MetricsLog(const std::string& run_folder, std::optional<int64_t> resumed_step = {});
+  // Opens <run>/metrics.jsonl and a new event file in <run>. With resumed_from (step -1 where the
+  // run starts over) lines of a later step or epoch are cut off first, as are damaged ones, so that
+  // nothing is listed twice. Without it the file must be new or empty. CheckpointError where that
+  // fails.
+  explicit MetricsLog(const std::string& run_folder, std::optional<MetricsEnd> resumed_from = {});
 
   void write(int64_t step, int64_t epoch, const NamedValues& values);
   EventWriter& events() { return events_; }  // histograms, texts, pictures

@@ -48,7 +48,7 @@ LearningRate::LearningRate(const ScheduleConfig& config, double highest, int64_t
                            int64_t steps)
     : schedule_(ScheduleRegistry::make("schedule", config.kind, config)),
       highest_(highest),
-      lowest_(std::min(config.min_lr.get(), highest)),
+      lowest_(config.min_lr),
       steps_per_epoch_(std::max<int64_t>(steps_per_epoch, 1)),
       steps_(steps),
       warmup_(std::min(std::llround(config.warmup_epochs * double(steps_per_epoch)),

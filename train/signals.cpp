@@ -67,8 +67,10 @@ StopRequests::~StopRequests() {
   for (int signal : ignored) std::signal(signal, SIG_DFL);
 }
 
+std::string StopRequests::signal() const { return received != 0 ? name_of_signal(received) : ""; }
+
 std::string StopRequests::reason() const {
-  if (received != 0) return name_of_signal(received);
+  if (received != 0) return signal();
   if (deadline_ && std::chrono::steady_clock::now() >= *deadline_) return "--max-time";
   return "";
 }

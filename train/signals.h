@@ -20,6 +20,7 @@ class StopRequests {
 
   // "SIGTERM", "--max-time"; "" while nobody asked.
   std::string reason() const;
+  std::string signal() const;  // of signals alone
   bool stop() const { return !reason().empty(); }
 
  private:

@@ -94,17 +94,19 @@ std::vector<LayerStatistics> layer_statistics(Model& model, const Tensor& images
   return std::move(collector.list);
 }
 
-void write_statistics(MetricsLog& metrics, int64_t step,
+void write_statistics(MetricsLog& metrics, int64_t step, int64_t epoch,
                       const std::vector<LayerStatistics>& layers) {
-  EventWriter& events = metrics.events();
+  if (layers.empty()) return;
+  NamedValues values;
   for (const LayerStatistics& layer : layers) {
-    events.scalar("quant/step/" + layer.name, step, layer.step);
-    events.scalar("quant/clipped/" + layer.name, step, layer.clipped);
-    events.scalar("quant/codes_used/" + layer.name, step, layer.codes_used);
-    events.scalar("quant/sqnr_db/" + layer.name, step, layer.sqnr);
+    values.emplace_back("quant/step/" + layer.name, layer.step);
+    values.emplace_back("quant/clipped/" + layer.name, layer.clipped);
+    values.emplace_back("quant/codes_used/" + layer.name, layer.codes_used);
+    values.emplace_back("quant/sqnr_db/" + layer.name, layer.sqnr);
     if (!layer.histogram.count.empty())
-      events.histogram("values/" + layer.name, step, layer.histogram);
+      metrics.events().histogram("values/" + layer.name, step, layer.histogram);
   }
+  metrics.write(step, epoch, values);
 }
 
 }  // namespace qt

@@ -1,5 +1,4 @@
-// train/statistics.h -- what quantization does to each layer, measured on one batch: for
-// TensorBoard.
+// train/statistics.h -- what quantization does to each layer, measured on one batch.
 #pragma once
 #include <string>
 #include <utility>
@@ -33,8 +32,8 @@ Tensor pictures_over(const Dataset& set, int64_t most);
 // adds emit, and the pool, in the order of the pass.
 std::vector<LayerStatistics> layer_statistics(Model& model, const Tensor& images, ForwardMode mode);
 
-// Scalars quant/{step,clipped,codes_used,sqnr_db}/NAME and histograms values/NAME.
-void write_statistics(MetricsLog& metrics, int64_t step,
+// Scalars quant/{step,clipped,codes_used,sqnr_db}/NAME, and for TensorBoard histograms values/NAME.
+void write_statistics(MetricsLog& metrics, int64_t step, int64_t epoch,
                       const std::vector<LayerStatistics>& layers);
 
 }  // namespace qt

@@ -12,34 +12,47 @@ namespace qt {
 
 Trainer::Outcome Trainer::run(const StopRequests& requests) {
   Outcome outcome = Outcome::done;
-  listing_bad_samples([&] { outcome = run_phases(requests); });
+  requests_ = &requests;
+  listing_bad_samples([&] { outcome = run_phases(); });
   return outcome;
 }
 
-Trainer::Outcome Trainer::run_phases(const StopRequests& requests) {
+Trainer::Outcome Trainer::run_phases() {
   while (!is_complete()) {
+    evaluate_calibration();
+    if (!stop_reason_.empty()) return stop();
     const int64_t first = state_.at.step * experiment_.train.accumulate;
     if (gpu_)
       gpu_->start_epoch(int(state_.at.epochs_done), first);
     else
       loader_->start_epoch(int(state_.at.epochs_done), first);
     while (state_.at.step < steps_per_epoch_) {
-      train_step(requests);
-      if (!stop_reason_.empty()) {
-        save({});
-        log_->say("stopped by " + stop_reason_ + " after step " +
-                  std::to_string(state_.at.steps_done) + "; --resume=auto continues");
-        return Outcome::stopped;
-      }
+      train_step();
+      if (!stop_reason_.empty()) return stop();
       if (is_due_for_saving() && state_.at.step < steps_per_epoch_) save({});
     }
-    end_epoch();
+    if (!end_epoch()) return stop();
   }
   finish();
   return Outcome::done;
 }
 
-void Trainer::train_step(const StopRequests& requests) {
+Trainer::Outcome Trainer::stop() {
+  save({});
+  log_->say("stopped by " + stop_reason_ + " after step " + std::to_string(state_.at.steps_done) +
+            "; --resume=auto continues");
+  return Outcome::stopped;
+}
+
+// The same on all ranks. The time that is allowed does not end the evaluation with which a process
+// begins: a run that is continued again and again must get on.
+std::string Trainer::reason_to_stop_evaluation() const {
+  StepEnd mine;
+  mine.stop = has_trained_ ? requests_->reason() : requests_->signal();
+  return agreed(ranks_, mine).stop;
+}
+
+void Trainer::train_step() {
   const double lr = learning_rate_->at(state_.at.epoch * steps_per_epoch_ + state_.at.step);
   const double waited_before = loader_->seconds_waited();
   const double sent_before = buckets_ ? buckets_->seconds_on_the_way() : 0;
@@ -50,8 +63,9 @@ void Trainer::train_step(const StopRequests& requests) {
     flip_a_bit(*parameters_.front().parameter);
   }
   freeze_statistics();
-  const StepEnd end = gpu_ ? step_on_gpu(lr, requests) : step_on_cpu(lr, requests);
+  const StepEnd end = gpu_ ? step_on_gpu(lr) : step_on_cpu(lr);
 
+  has_trained_ = true;
   ++state_.at.step, ++state_.at.steps_done;
   if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
   StepReport report{.phase = phase().name,
@@ -74,14 +88,14 @@ void Trainer::train_step(const StopRequests& requests) {
     by_writer(ranks_, "a line of the log", write);
   else
     write();
-  stop_reason_ = ranks_.alone() ? requests.reason() : end.stop;
+  stop_reason_ = ranks_.alone() ? requests_->reason() : end.stop;
 }
 
-StepEnd Trainer::step_on_cpu(double lr, const StopRequests& requests) {
+StepEnd Trainer::step_on_cpu(double lr) {
   const Meter before = state_.meter;
   if (step_state_) step_state_->begin();
   StepEnd end = run_batches();
-  end.stop = requests.reason();
+  end.stop = requests_->reason();
   end = agreed(ranks_, end);
   std::string bad = end.bad;
   if (bad.empty()) {
@@ -109,9 +123,9 @@ std::string Trainer::update(double lr) {
 }
 
 // Enqueued; what it gave is known after read_gpu().
-StepEnd Trainer::step_on_gpu(double lr, const StopRequests& requests) {
+StepEnd Trainer::step_on_gpu(double lr) {
   const auto section = device_->enter();
-  return gpu_->step(lr, requests.reason());
+  return gpu_->step(lr, requests_->reason());
 }
 
 void Trainer::read_gpu() {
@@ -195,7 +209,9 @@ bool Trainer::is_due_for_saving() const {
   return every > 0 && state_.at.steps_done % every == 0;
 }
 
-void Trainer::end_epoch() {
+// False where a request to stop came before its evaluation was done: the epoch has not ended then,
+// and a run that is continued does it again.
+bool Trainer::end_epoch() {
   read_gpu();
   const int64_t epoch = state_.at.epoch + 1;
   const bool phase_ends = epoch == phase().config->epochs;
@@ -210,6 +226,7 @@ void Trainer::end_epoch() {
   }
   if (due(experiment_.eval.every_epochs)) {
     evaluate_now();
+    if (!stop_reason_.empty()) return false;
     if (last_phase() && std::isfinite(last_evaluation_->loss)) score = last_evaluation_->top1;
   }
   note("layer statistics");  // of the network that was evaluated
@@ -225,6 +242,7 @@ void Trainer::end_epoch() {
     write_bad_samples();
   if (phase_ends && !is_complete()) begin_phase(nullptr);
   log_->resume();
+  return true;
 }
 
 void Trainer::advance() {
@@ -271,25 +289,49 @@ void Trainer::freeze_statistics() {
   for (BatchNormState* norm : norms_) norm->frozen = frozen;
 }
 
-void Trainer::reestimate_now() {
+void Trainer::reestimate_now(const std::function<std::string()>& stop) {
   const int batches = experiment_.quant.bn.reestimate_batches;
   if (batches == 0) return;
   const auto section = device_->enter();
   Loader loader(train_set_, loader_spec());
-  reestimate_statistics(*model_, loader, int(state_.at.epochs_done), batches, phase().mode,
-                        synchronized());
+  stop_reason_ = reestimate_statistics(*model_, loader,
+                                       {.mode = phase().mode,
+                                        .epoch = int(state_.at.epochs_done),
+                                        .batches = batches,
+                                        .synchronize = synchronized(),
+                                        .stop = stop});
   average_statistics();
 }
 
 void Trainer::evaluate_now() {
   note("evaluation");
   meet(options_.simulation, ranks_, Simulation::Place::eval);
-  if (phase().quantized() && !statistics_are_frozen(state_.at.step)) reestimate_now();
-  last_evaluation_ = evaluation();
+  const auto why_to_stop = [this] { return reason_to_stop_evaluation(); };
+  if (phase().quantized() && !statistics_are_frozen(state_.at.step)) reestimate_now(why_to_stop);
+  if (!stop_reason_.empty()) return;
+  const Evaluation result = evaluation(why_to_stop);
+  stop_reason_ = result.stopped_by;
+  if (!stop_reason_.empty()) return;
+  last_evaluation_ = result;
   by_writer(ranks_, "the log of an evaluation", [&] {
     log_->evaluated(phase().name, state_, *last_evaluation_, what_was_evaluated());
   });
   if (is_best(*last_evaluation_)) state_.best_top1 = last_evaluation_->top1;
+}
+
+// What the network is worth before quantization-aware training, with steps that were just chosen:
+// post-training quantization.
+void Trainer::evaluate_calibration() {
+  if (!std::exchange(has_calibrated_, false) || !experiment_.eval.after_calibration) return;
+  log_->pause();
+  note("evaluation after calibration");
+  const Evaluation result =
+      look_at_tests(program_to_evaluate(), [this] { return reason_to_stop_evaluation(); });
+  stop_reason_ = result.stopped_by;
+  if (stop_reason_.empty())
+    by_writer(ranks_, "the log of an evaluation",
+              [&] { log_->calibrated(phase().name, state_, result, what_was_evaluated()); });
+  log_->resume();
 }
 
 bool Trainer::is_best(const Evaluation& result) const {
@@ -299,39 +341,52 @@ bool Trainer::is_best(const Evaluation& result) const {
 
 // Logits that are not finite end the run as a loss in training does. Where such steps are left out
 // the next ones may mend it, if there are any.
-Evaluation Trainer::finite(const Evaluation& result) {
-  if (std::isfinite(result.loss)) return result;
+void Trainer::check_finite(const Evaluation& result) {
+  if (std::isfinite(result.loss)) return;
   if (was_complete_)
     throw DivergenceError("the loss over the test pictures is not finite: the run has diverged");
   const bool last = last_phase() && state_.at.epoch + 1 == phase().config->epochs;
   if (!skips() || last) diverged("the loss over the test pictures", state_.at.steps_done);
   log_->say("step " + std::to_string(state_.at.steps_done) + " (" + phase().name +
             "): the loss over the test pictures is not finite");
+}
+
+// In the QAT phase it is the integer program that is evaluated, and kept.
+Evaluation Trainer::evaluation(const std::function<std::string()>& stop) {
+  std::optional<Program> program = program_to_evaluate();
+  const Evaluation result = look_at_tests(program, stop);
+  if (!result.stopped_by.empty()) return result;
+  check_finite(result);
+  if (!program) return result;
+  program->notes["top1"] = std::to_string(result.top1);
+  by_writer(ranks_, "saving the integer program", [&] {
+    if (!was_complete_ || !files::exists(folder_->file("export/model.qat")))
+      save_program_files(*program, !was_complete_ && is_best(result));
+  });
   return result;
 }
 
-// After QAT it is the integer program that is evaluated, and kept.
-Evaluation Trainer::evaluation() {
-  const EvaluateOptions options{.loader = eval_loader_spec(experiment_),
-                                .fill_batches = device_->on_gpu(),
-                                .ranks = ranks_.alone() ? nullptr : &ranks_};
-  if (phase().mode == ForwardMode::float32 || !has_program())
-    return finite(evaluate(test_set_, on_device(logits_of_model(*model_, phase().mode)), options));
-  Program program = integer_program();
-  const CodePath path =
-      phase().mode == ForwardMode::exact_float ? CodePath::exact_float : CodePath::integer;
+// Nothing where the network itself is evaluated.
+std::optional<Program> Trainer::program_to_evaluate() {
+  if (!phase().quantized() || !has_program()) return {};
+  return integer_program();
+}
+
+Evaluation Trainer::look_at_tests(const std::optional<Program>& program,
+                                  const std::function<std::string()>& stop) {
   LogitsOf logits_of;
   {
     const auto section = device_->enter();
-    logits_of = logits_of_program(program, path);
+    const bool floats = phase().mode == ForwardMode::exact_float;
+    logits_of =
+        program ? logits_of_program(*program, floats ? CodePath::exact_float : CodePath::integer)
+                : logits_of_model(*model_, phase().mode);
   }
-  const Evaluation result = finite(evaluate(test_set_, on_device(logits_of), options));
-  program.notes["top1"] = std::to_string(result.top1);
-  by_writer(ranks_, "saving the integer program", [&] {
-    if (!was_complete_ || !files::exists(folder_->file("export/model.qat")))
-      save_program_files(program, !was_complete_ && is_best(result));
-  });
-  return result;
+  return evaluate(test_set_, on_device(logits_of),
+                  {.loader = eval_loader_spec(experiment_),
+                   .stop = stop,
+                   .fill_batches = device_->on_gpu(),
+                   .ranks = ranks_.alone() ? nullptr : &ranks_});
 }
 
 LogitsOf Trainer::on_device(const LogitsOf& logits_of) const {

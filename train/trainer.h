@@ -85,25 +85,31 @@ class Trainer {
   }
 
   // The loop: trainer.cpp.
-  Outcome run_phases(const StopRequests& requests);
-  void train_step(const StopRequests& requests);
-  StepEnd step_on_cpu(double lr, const StopRequests& requests);
+  Outcome run_phases();
+  Outcome stop();
+  std::string reason_to_stop_evaluation() const;
+  void train_step();
+  StepEnd step_on_cpu(double lr);
   StepEnd run_batches();
   std::string update(double lr);
-  StepEnd step_on_gpu(double lr, const StopRequests& requests);
+  StepEnd step_on_gpu(double lr);
   void read_gpu();
   void leave_out(const std::string& what, int64_t step);
   Tensor backward_seed(const Batch& batch) const;
-  void end_epoch();
+  bool end_epoch();
   bool is_due_for_saving() const;
   void advance();
   bool statistics_are_frozen(int64_t step) const;
   void freeze_statistics();
-  void reestimate_now();
+  void reestimate_now(const std::function<std::string()>& stop = {});
   void evaluate_now();
-  Evaluation evaluation();
+  void evaluate_calibration();
+  Evaluation evaluation(const std::function<std::string()>& stop = {});
+  std::optional<Program> program_to_evaluate();
+  Evaluation look_at_tests(const std::optional<Program>& program,
+                           const std::function<std::string()>& stop);
   bool is_best(const Evaluation& result) const;
-  Evaluation finite(const Evaluation& result);
+  void check_finite(const Evaluation& result);
   void collect_statistics();
   std::string first_not_finite(double loss);
   [[noreturn]] void diverged(const std::string& what, int64_t step);
@@ -153,9 +159,11 @@ class Trainer {
   // On the CPU with train.on_nan skip: what a step must leave as it was. On a GPU: its steps.
   std::unique_ptr<StepState> step_state_;
   std::unique_ptr<GpuTraining> gpu_;
-  // With several ranks: the gradients' way, and why all of them stop after this step.
-  std::unique_ptr<GradientBuckets> buckets_;
-  std::string stop_reason_;
+  std::unique_ptr<GradientBuckets> buckets_;  // with several ranks: the gradients' way
+  const StopRequests* requests_ = nullptr;
+  std::string stop_reason_;  // of all ranks
+  // In this process: steps were trained; quantizer steps were chosen and not yet looked at.
+  bool has_trained_ = false, has_calibrated_ = false;
   Health health_;
   std::optional<Evaluation> last_evaluation_;
   bool was_complete_ = false;  // when it was continued: nothing is left to train, nor to write

@@ -391,6 +391,7 @@ void Trainer::calibrate_now() {
   const int seen = calibrate(*model_, loader, batches, phase().mode, synchronized());
   average_statistics();
   state_.at.calibrated = true;
+  has_calibrated_ = batches > 0;
   log_->say(batches == 0 ? "quantizer steps are those of " + experiment_.train.init_from.get()
                          : "quantizer steps chosen from " + std::to_string(seen) + " batches" +
                                (seen < batches ? ", all of an epoch" : ""));

@@ -19,6 +19,14 @@ std::string percent(double value) {
   return text.data();
 }
 
+// "integer-program top-1 91.20 %, top-5 99.10 %, loss 0.2512"
+std::string outcome(const Evaluation& evaluation, const std::string& what) {
+  std::array<char, 32> loss{};
+  std::snprintf(loss.data(), loss.size(), "%.4f", std::fabs(evaluation.loss));  // -nan is nan
+  return what + " top-1 " + percent(evaluation.top1) +
+         (evaluation.top5 ? ", top-5 " + percent(*evaluation.top5) : "") + ", loss " + loss.data();
+}
+
 }  // namespace
 
 double TrainingLog::now() const {
@@ -36,8 +44,10 @@ TrainingLog::TrainingLog(const Experiment& experiment, const TrainingLogOptions&
       since_(now()),
       step_began_(since_) {
   if (!options.writes) return;
-  metrics_.emplace(options.run_folder,
-                   options.resumed ? std::optional<int64_t>(at.at.steps_done) : std::nullopt);
+  std::optional<MetricsEnd> resumed_from;
+  if (options.resumed)
+    resumed_from = {.step = at.at.steps_done, .epoch = at.at.epochs_done + (at.at.step > 0)};
+  metrics_.emplace(options.run_folder, resumed_from);
 }
 
 void TrainingLog::step(const StepReport& report, TrainState& state) {
@@ -127,19 +137,26 @@ void TrainingLog::show(const StepReport& report, const TrainState& state) {
 void TrainingLog::evaluated(const std::string& phase, const TrainState& state,
                             const Evaluation& evaluation, const std::string& what) {
   if (!metrics_) return;
-  metrics_->write(state.at.steps_done, state.at.epochs_done + 1,
-                  {{"eval/top1", evaluation.top1},
-                   {"eval/loss", evaluation.loss},
-                   {"eval/" + phase + "_top1", evaluation.top1}});
-  std::array<char, 32> loss{};
-  std::snprintf(loss.data(), loss.size(), "%.4f", std::fabs(evaluation.loss));  // -nan is nan
+  NamedValues values = {{"eval/top1", evaluation.top1},
+                        {"eval/loss", evaluation.loss},
+                        {"eval/" + phase + "_top1", evaluation.top1}};
+  if (evaluation.top5) values.emplace_back("eval/top5", *evaluation.top5);
+  metrics_->write(state.at.steps_done, state.at.epochs_done + 1, values);
   say(phase + ", epoch " + std::to_string(state.at.epochs_done + 1) + "/" +
-      std::to_string(options_.total_epochs) + ": " + what + " top-1 " + percent(evaluation.top1) +
-      ", loss " + loss.data());
+      std::to_string(options_.total_epochs) + ": " + outcome(evaluation, what));
+}
+
+void TrainingLog::calibrated(const std::string& phase, const TrainState& state,
+                             const Evaluation& evaluation, const std::string& what) {
+  if (!metrics_) return;
+  NamedValues values = {{"eval/ptq_top1", evaluation.top1}, {"eval/ptq_loss", evaluation.loss}};
+  if (evaluation.top5) values.emplace_back("eval/ptq_top5", *evaluation.top5);
+  metrics_->write(state.at.steps_done, state.at.epochs_done + 1, values);
+  say(phase + ", before its first step: " + outcome(evaluation, what));
 }
 
 void TrainingLog::statistics(const TrainState& state, const std::vector<LayerStatistics>& layers) {
-  if (metrics_) write_statistics(*metrics_, state.at.steps_done, layers);
+  if (metrics_) write_statistics(*metrics_, state.at.steps_done, state.at.epochs_done + 1, layers);
 }
 
 void TrainingLog::pause() {

@@ -48,6 +48,9 @@ class TrainingLog {
   void step(const StepReport& report, TrainState& state);
   void evaluated(const std::string& phase, const TrainState& state, const Evaluation& evaluation,
                  const std::string& what);
+  // What the network is worth with quantizer steps that were just chosen.
+  void calibrated(const std::string& phase, const TrainState& state, const Evaluation& evaluation,
+                  const std::string& what);
   void statistics(const TrainState& state, const std::vector<LayerStatistics>& layers);
   // One line: what a step took and what memory the process needed.
   void phase_ended(const std::string& phase);

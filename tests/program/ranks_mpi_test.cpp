@@ -114,9 +114,10 @@ TEST_F(RanksMpi, ShardedEvaluationSeesEveryPictureOnce) {
   const Result trained = run_on(3, small());
   ASSERT_EQ(trained.code, 0) << trained.output;
   EXPECT_NE(trained.output.find(", 41 pictures; "), std::string::npos) << trained.output;
-  static const std::regex top1("integer-program top-1 ([0-9.]+) %");
+  static const std::regex trained_top1("epoch 2/2: integer-program top-1 ([0-9.]+) %"),
+      top1("integer-program top-1 ([0-9.]+) %");
   std::smatch sharded, whole;
-  ASSERT_TRUE(std::regex_search(trained.output, sharded, top1));
+  ASSERT_TRUE(std::regex_search(trained.output, sharded, trained_top1)) << trained.output;
   const Result evaluated = run({"eval", path("runs/run")});
   ASSERT_TRUE(std::regex_search(evaluated.output, whole, top1)) << evaluated.output;
   EXPECT_EQ(sharded[1], whole[1]);
@@ -170,6 +171,26 @@ TEST_F(RanksMpi, SignalsStopAllRanksAtOneStep) {
     lines += 2;
   }
   ASSERT_EQ(run_on(2, small(resumed)).code, 0);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+}
+
+TEST_F(RanksMpi, ASignalStopsAllRanksWithinAnEvaluation) {
+  const std::vector<std::string> pictures = {"data.test_images=6000", "checkpoint.every_steps=0"};
+  ASSERT_EQ(run_on(2, small(pictures, "whole")).code, 0);
+  std::vector<std::string> slow = pictures;
+  slow.insert(slow.end(), {"eval.batch=2", "--resume=auto"});
+  const pid_t process = start_on(2, small(slow));
+  wait_for_lines(process, 4);  // of the float phase
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  kill(process, SIGUSR1);
+  const Result result = wait(process);
+  EXPECT_EQ(result.code, 75) << result.output;
+  EXPECT_NE(result.output.find("stopped by SIGUSR1 after step 4"), std::string::npos)
+      << result.output;
+  EXPECT_EQ(read(path("runs/run/metrics.jsonl")).find("eval/"), std::string::npos);
+  std::vector<std::string> rest = pictures;
+  rest.push_back("--resume=must");
+  ASSERT_EQ(run_on(2, small(rest)).code, 0);
   EXPECT_TRUE(final_bytes() == final_bytes("whole"));
 }
 

@@ -81,13 +81,33 @@ TEST(Metrics, AResumeCutsWhatCameAfterAndOpensANewEventFile) {
     for (int step = 1; step <= 9; ++step) metrics.write(step, 1, {{"x", double(step)}});
   }
   EXPECT_EQ(event_files(run.path()), 1u);
-  MetricsLog metrics(run.path(), 6);
+  MetricsLog metrics(run.path(), MetricsEnd{.step = 6, .epoch = 1});
   EXPECT_THAT(steps_in(run / "metrics.jsonl"), ElementsAre(1, 2, 3, 4, 5, 6));
   metrics.write(7, 1, {{"x", 70}});
   EXPECT_THAT(steps_in(run / "metrics.jsonl"), ElementsAre(1, 2, 3, 4, 5, 6, 7));
   EXPECT_EQ(event_files(run.path()), 2u);
   EXPECT_THAT(slurp(metrics.events().path()), HasSubstr(std::string("\x10\x07\x3a\x02\x08\x01", 6)))
       << "SessionLog START with the first new step";
+}
+
+// What is written of a phase before its first step has the step of the phase before.
+TEST(Metrics, AResumeCutsLaterEpochsOfItsStepToo) {
+  const TemporaryFolder run;
+  {
+    MetricsLog metrics(run.path());
+    metrics.write(6, 1, {{"eval/top1", 1}});
+    metrics.write(6, 2, {{"eval/ptq_top1", 2}});
+  }
+  TrainState state;
+  state.at.steps_done = 6, state.at.epochs_done = 1;
+  const auto lines_after_resuming = [&] {
+    TrainingLog(Experiment(), {.run_folder = run.path(), .resumed = true}, state).sync();
+    return steps_in(run / "metrics.jsonl").size();
+  };
+  state.at.step = 1;
+  EXPECT_EQ(lines_after_resuming(), 2u);
+  state.at.step = 0;
+  EXPECT_EQ(lines_after_resuming(), 1u);
 }
 
 TEST(Metrics, AResumedRunsLogStartsOneSession) {
@@ -110,28 +130,28 @@ TEST(Metrics, ATornOrDamagedLineIsDroppedAtAResume) {
   spill(run / "metrics.jsonl",
         "{\"step\":1,\"epoch\":1}\n\x01\x01\n{\"epoch\":1}\n{\"step\":2,\"epoch\":1}\n{\"step\":3,"
         "\"ep");
-  MetricsLog metrics(run.path(), 5);
+  MetricsLog metrics(run.path(), MetricsEnd{.step = 5, .epoch = 1});
   EXPECT_THAT(steps_in(run / "metrics.jsonl"), ElementsAre(1, 2));
 }
 
 TEST(Metrics, ATornLineThatIsStillJsonIsDroppedToo) {
   const TemporaryFolder run;
-  spill(run / "metrics.jsonl", "{\"step\":1}\n{\"step\":2}");
-  MetricsLog metrics(run.path(), 5);
+  spill(run / "metrics.jsonl", "{\"step\":1,\"epoch\":1}\n{\"step\":2,\"epoch\":1}");
+  MetricsLog metrics(run.path(), MetricsEnd{.step = 5, .epoch = 1});
   metrics.write(3, 1, {});
   EXPECT_THAT(steps_in(run / "metrics.jsonl"), ElementsAre(1, 3));
 }
 
 TEST(Metrics, ResumingARunWithoutNumbersStartsThem) {
   const TemporaryFolder run;
-  MetricsLog(run.path(), 5).write(6, 1, {});
+  MetricsLog(run.path(), MetricsEnd{.step = 5, .epoch = 1}).write(6, 1, {});
   EXPECT_THAT(steps_in(run / "metrics.jsonl"), ElementsAre(6));
 }
 
 TEST(Metrics, StartingOverCutsEverything) {
   const TemporaryFolder run;
   MetricsLog(run.path()).write(0, 0, {});
-  MetricsLog(run.path(), -1).write(1, 1, {});
+  MetricsLog(run.path(), MetricsEnd{.step = -1}).write(1, 1, {});
   EXPECT_THAT(steps_in(run / "metrics.jsonl"), ElementsAre(1));
 }
 

@@ -9,6 +9,7 @@
 #include <limits>
 #include <set>
 
+#include "tests/core/base/temporary_folder.h"
 #include "tests/layers/training_pass.h"
 
 namespace qt {
@@ -133,6 +134,23 @@ TEST(LayerStatistics, HoldEveryQuantizerOfTheNetwork) {
     }
     EXPECT_EQ(seen, quantizers);
   }
+}
+
+TEST(LayerStatistics, AreALineOfMetricsAndHistogramsForTensorBoard) {
+  const test::TemporaryFolder run;
+  MetricsLog metrics(run.path());
+  write_statistics(metrics, 7, 2, {});
+  write_statistics(metrics, 8, 2,
+                   {{.name = "conv1",
+                     .step = 0.5,
+                     .clipped = 0.25,
+                     .codes_used = 3,
+                     .sqnr = 20,
+                     .histogram = {{0}, {1}, {4}}}});
+  EXPECT_EQ(test::slurp(run / "metrics.jsonl"),
+            "{\"step\":8,\"epoch\":2,\"quant/step/conv1\":0.5,\"quant/clipped/conv1\":0.25,"
+            "\"quant/codes_used/conv1\":3.0,\"quant/sqnr_db/conv1\":20.0}\n");
+  EXPECT_NE(test::slurp(metrics.events().path()).find("values/conv1"), std::string::npos);
 }
 
 }  // namespace

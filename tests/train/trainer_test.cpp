@@ -1,19 +1,16 @@
-// tests/train/trainer_test.cpp -- the parts of a run: durations, evaluation, layer statistics,
-// training itself.
+// tests/train/trainer_test.cpp -- the parts of a run: durations, requests to stop, training itself.
 #include "train/trainer.h"
 
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
-#include <thread>
 
 #include "core/device/cpu.h"
 #include "core/device/memory.h"
@@ -55,98 +52,6 @@ TEST(StopRequests, ASecondInterruptEndsTheProcess) {
         _exit(0);
       },
       ::testing::ExitedWithCode(130), "");
-}
-
-class ColourSet : public MemoryDataset {
- public:
-  explicit ColourSet(int64_t count) {
-    set_extents(2, 2);
-    classes_ = {"a", "b", "c"};
-    for (int64_t i = 0; i < count; ++i) {
-      labels_.push_back(int32_t(i * i % 3));
-      pixels_.insert(pixels_.end(), picture_bytes(), uint8_t(i));
-    }
-  }
-  std::string name(int64_t index) const override { return std::to_string(index); }
-};
-
-// Picture i speaks for class i % 3.
-Tensor logits_by_colour(const Tensor& images) {
-  const int64_t n = images.dim(0);
-  Tensor logits = Tensor::zeros({n, 3}, DType::f32);
-  for (int64_t i = 0; i < n; ++i)
-    logits.data<float>()[i * 3 + images.data<uint8_t>()[i * 12] % 3] = 1;
-  return logits;
-}
-
-TEST(Evaluate, CountsLossAndTopOneOverAllPicturesInOrder) {
-  const auto set = std::make_shared<ColourSet>(10);
-  double right = std::log(std::exp(1.0) + 2) - 1, wrong = std::log(std::exp(1.0) + 2);
-  for (int64_t batch : {1, 4, 10, 64}) {
-    Predictions predictions;
-    const Evaluation e =
-        evaluate(set, logits_by_colour, {.loader = {.batch = batch}, .predictions = &predictions});
-    EXPECT_EQ(e.images, 10);
-    // i % 3 == i * i % 3 for 0, 1, 3, 4, 6, 7, 9.
-    EXPECT_DOUBLE_EQ(e.top1, 70);
-    EXPECT_NEAR(e.loss, (7 * right + 3 * wrong) / 10, 1e-12);
-    ASSERT_EQ(predictions.labels.size(), 10u);
-    for (int64_t i = 0; i < 10; ++i) EXPECT_EQ(predictions.labels[size_t(i)], i * i % 3);
-    EXPECT_EQ(predictions.tensors()[0].second.shape(), (Shape{10, 3}));
-  }
-}
-
-TEST(Evaluate, LogitsOfOtherClassesAreRefused) {
-  const auto two = [](const Tensor& images) {
-    return Tensor::zeros({images.dim(0), 2}, DType::f32);
-  };
-  EXPECT_THROW(evaluate(std::make_shared<ColourSet>(10), two, {.loader = {.batch = 5}}),
-               InternalError);
-}
-
-TEST(Evaluate, TheLimitHoldsWithinABatch) {
-  const auto set = std::make_shared<ColourSet>(10);
-  const Evaluation e = evaluate(set, logits_by_colour, {.loader = {.batch = 4}, .limit = 6});
-  EXPECT_EQ(e.images, 6);
-  EXPECT_NEAR(e.top1, 100.0 * 4 / 6, 1e-12);
-}
-
-TEST(Evaluate, FilledBatchesAreOfOneSizeAndCountNoPictureTwice) {
-  const auto set = std::make_shared<ColourSet>(10);
-  std::vector<int64_t> sizes;
-  const auto noting = [&](const Tensor& images) {
-    sizes.push_back(images.dim(0));
-    return logits_by_colour(images);
-  };
-  Predictions filled, plain;
-  const Evaluation e =
-      evaluate(set, noting, {.loader = {.batch = 4}, .predictions = &filled, .fill_batches = true});
-  EXPECT_EQ(sizes, (std::vector<int64_t>{4, 4, 4}));
-  const Evaluation wanted =
-      evaluate(set, logits_by_colour, {.loader = {.batch = 4}, .predictions = &plain});
-  EXPECT_EQ(e.images, 10);
-  EXPECT_EQ(e.top1, wanted.top1);
-  EXPECT_EQ(e.loss, wanted.loss);
-  EXPECT_EQ(filled.labels, plain.labels);
-  EXPECT_EQ(filled.logits, plain.logits);
-}
-
-TEST(Evaluate, RatesLeaveOutTheFirstBatchWhereThereAreMore) {
-  using namespace std::chrono_literals;
-  const auto set = std::make_shared<ColourSet>(12);
-  int calls = 0;
-  const auto slow_at_first = [&](const Tensor& images) {
-    std::this_thread::sleep_for(calls++ == 0 ? 400ms : 20ms);
-    return logits_by_colour(images);
-  };
-  const Evaluation many = evaluate(set, slow_at_first, {.loader = {.batch = 4}});
-  EXPECT_GT(many.network_rate, 40);   // 8 pictures in about 40 ms; 12 in 440 ms would be 27
-  EXPECT_LE(many.network_rate, 200);  // no sleep is shorter than asked
-  EXPECT_LE(many.rate, many.network_rate);
-  calls = 0;
-  const Evaluation one = evaluate(set, slow_at_first, {.loader = {.batch = 12}});
-  EXPECT_GT(one.network_rate, 0);
-  EXPECT_LE(one.network_rate, 30);
 }
 
 // ---- a whole run in this process ----
@@ -341,6 +246,32 @@ TEST_F(TrainerRun, EvaluatesAtTheEpochsAskedForAndAtThePhasesEnd) {
   EXPECT_EQ(epochs, (std::vector<int>{2, 4, 5}));
 }
 
+// The program of the first steps, before any QAT step; asked for or not, training is the same.
+TEST_F(TrainerRun, EvaluatesWhatCalibrationAloneGives) {
+  std::map<bool, std::string> weights;
+  for (const bool asked : {true, false}) {
+    fs::remove_all(folder_);
+    read(
+        "train: {batch: 16, float: {epochs: 1, lr: 0.02}, qat: {epochs: 1, lr: 0.01}}\n"
+        "eval: {batch: 20, after_calibration: " +
+        std::string(asked ? "true" : "false") + "}\n");
+    const RunFolder run = folder();
+    Trainer trainer(experiment_, {.limit_train_batches = 2, .show_progress = false});
+    train_to_the_end(trainer, run);
+    std::istringstream in(files::read_all(run.file("metrics.jsonl")));
+    std::vector<std::pair<int, int>> seen;
+    for (std::string line; std::getline(in, line);)
+      if (const auto j = nlohmann::json::parse(line); j.contains("eval/ptq_top1")) {
+        seen.emplace_back(j["step"], j["epoch"]);
+        EXPECT_GT(j["eval/ptq_loss"].get<double>(), 0);
+      }
+    EXPECT_EQ(seen, asked ? (std::vector<std::pair<int, int>>{{2, 2}})
+                          : (std::vector<std::pair<int, int>>{}));
+    weights[asked] = files::read_all(run.checkpoints() + "/step-00000004/model.safetensors");
+  }
+  EXPECT_TRUE(weights[true] == weights[false]);
+}
+
 TEST_F(TrainerRun, ReestimationAveragesTheStatisticsOfItsBatches) {
   read("train: {batch: 16}\n");
   const auto set = make_dataset(dataset_spec(experiment_), Split::train);
@@ -362,7 +293,13 @@ TEST_F(TrainerRun, ReestimationAveragesTheStatisticsOfItsBatches) {
   norm.momentum = 0.25f;
   norm.running_mean = Tensor::full({16}, 1000);
   Loader loader(set, train_loader_spec(experiment_));
-  reestimate_statistics(*model, loader, 7, 3, ForwardMode::float32);
+  int asked = 0;
+  const ReestimateOptions options{.mode = ForwardMode::float32, .epoch = 7, .batches = 3};
+  ReestimateOptions stopped = options;
+  stopped.stop = [&] { return ++asked == 2 ? "enough" : ""; };
+  EXPECT_EQ(reestimate_statistics(*model, loader, stopped), "enough");
+  EXPECT_EQ(norm.momentum, 0.25f);
+  EXPECT_EQ(reestimate_statistics(*model, loader, options), "");
   for (size_t c = 0; c < 16; ++c) EXPECT_NEAR(norm.running_mean.data<float>()[c], wanted[c], 1e-4);
   EXPECT_EQ(norm.momentum, 0.25f);
 }
@@ -381,7 +318,7 @@ TEST_F(TrainerRun, ReestimationLeavesFrozenStatisticsAndStepsThatFollowTheLarges
     return all;
   };
   const auto before = values();
-  reestimate_statistics(*model, loader, 1, 2, ForwardMode::int8);
+  reestimate_statistics(*model, loader, {.mode = ForwardMode::int8, .epoch = 1, .batches = 2});
   const std::string frozen = "layer1.0.bn1.running_";
   int moved = 0;
   for (const auto& [name, value] : values()) {
