@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""make_golden_pytorch.py -- writes tests/golden/{ops,lsq,resnet20}.safetensors: what PyTorch computes.
+"""make_golden_pytorch.py -- writes tests/golden/{ops,lsq,resnet20,qat}.safetensors: what PyTorch computes.
 
-usage: scripts/make_golden_pytorch.py [FOLDER]     (needs torch and numpy; made with Debian's python3-torch 1.13.1)
+usage: scripts/make_golden_pytorch.py [FOLDER [NAME...]]     (needs torch and numpy; NAME: ops, lsq, resnet20, qat; all)
 
 Everything is computed in double from f32 inputs and stored as f32, in our layouts: images NHWC, convolution weights
 KRSC. tests/golden/README.md lists the tensors. The tests only read the files; PyTorch is not needed to run them.
@@ -208,16 +208,31 @@ def krsc(t):
     return ours(t) if t.dim() == 4 else t
 
 
-def resnet20(out):
-    net = ResNet20().train()
-    decayed, others = [], []
-    for i, (name, p) in enumerate(net.named_parameters()):
+def first_values():
+    """In PyTorch's order; convolutions KRSC."""
+    values = {}
+    for i, (name, p) in enumerate(ResNet20().named_parameters()):
         shape = tuple(krsc(p).shape)
         if p.dim() == 1:  # norms and the bias: around 1 and 0
-            value = scaled(shape, i, 0.25) + np.float32(1 if name.endswith("weight") else 0)
+            values[name] = scaled(shape, i, 0.25) + np.float32(1 if name.endswith("weight") else 0)
         else:
-            value = scaled(shape, i, np.sqrt(6 / np.prod(shape[1:])))
-        p.data = double(value) if p.dim() != 4 else image(double(value)).contiguous()
+            values[name] = scaled(shape, i, np.sqrt(6 / np.prod(shape[1:])))
+    return values
+
+
+def probed(out, prefix, i, t):
+    """The dot product with a fixed random tensor, and the norm."""
+    probe = double(numbers(tuple(t.shape), 2000 + i))
+    out[prefix] = f32(torch.stack([(t * probe).sum(), t.norm()]))
+
+
+def resnet20(out):
+    net = ResNet20().train()
+    first = first_values()
+    decayed, others = [], []
+    for name, p in net.named_parameters():
+        value = double(first[name])
+        p.data = value if p.dim() != 4 else image(value).contiguous()
         (decayed if p.dim() > 1 else others).append(p)
     pixels = ((numbers((4, 32, 32, 3), 1000) + np.float32(1)) * np.float32(127.5)).astype(np.int64)
     labels = torch.tensor([3, 0, 9, 3])
@@ -235,8 +250,7 @@ def resnet20(out):
         weights = {name: krsc(p.data) for name, p in net.named_parameters()}
         for what, tensors in {"gradient": gradients, "weight": weights}.items():
             for i, (name, t) in enumerate(tensors.items()):
-                probe = double(numbers(tuple(t.shape), 2000 + i))
-                out[f"step{step}.{what}_probe.{name}"] = f32(torch.stack([(t * probe).sum(), t.norm()]))
+                probed(out, f"step{step}.{what}_probe.{name}", i, t)
                 if name in WHOLE and step == 0:
                     out[f"step{step}.{what}.{name}"] = f32(t)
         for name, b in net.named_buffers():
@@ -244,11 +258,157 @@ def resnet20(out):
                 out[f"step{step}.buffer.{name}"] = f32(b)
 
 
+def sixteen_bits(x):
+    """f32 with 16 significant bits, ties to even."""
+    bits = int(np.float32(x).view(np.uint32))
+    return float(np.uint32((bits + 0x7F + (bits >> 8 & 1)) & ~0xFF).view(np.float32))
+
+
+class QatResNet20:
+    """ResNet-20 whose every tensor between layers is codes times a step: numerics.md in reals.
+
+    Weights and what units emit are rounded (Lsq); what an addition reads of its residual has the ratio of steps that the
+    integer program has (16 significant bits), and the gradient of the value itself. Steps that are not there yet are
+    chosen from the first values they meet, so that about one in fifty is clipped.
+    """
+
+    def __init__(self, weight_bits, activation_bits, residual, per_channel, full_range, per_batch):
+        self.weight_bits, self.activation_bits, self.residual = weight_bits, activation_bits, residual
+        self.per_channel, self.full_range, self.per_batch = per_channel, full_range, per_batch
+        self.parameters = {name: double(value, True) for name, value in first_values().items()}
+        self.steps, self.statistics, self.margin = {}, {}, 1.0
+
+    def step_for(self, name, values, hi):
+        if name not in self.steps:
+            step = np.float32(np.quantile(values.detach().abs().numpy(), 0.98) / (hi - 0.3))
+            self.steps[name] = double(np.array([step], dtype=np.float32), True)
+        return self.steps[name]
+
+    @staticmethod
+    def margin_of(x, step, lo, hi):
+        """How close a number comes to where its code or its gradient is another one, in steps."""
+        v = (x / step).detach()
+        reached = v[(v > lo - 1) & (v < hi + 1)]
+        return min(float((reached - torch.floor(reached) - 0.5).abs().min()),
+                   *(float((v - end).abs()[v != 0].min()) for end in (lo, hi)))
+
+    def weights(self, name, bits):
+        w = self.parameters[name + ".weight"]
+        hi = 2 ** (bits - 1) - 1
+        lo = -hi - 1 if self.full_range else -hi
+        key = name + ".weight_quant.scale"
+        if key not in self.steps:
+            channels = w.detach().reshape(w.shape[0] if self.per_channel else 1, -1)
+            steps = (2 * channels.abs().mean(1).numpy() / hi ** 0.5).astype(np.float32)
+            for i, channel in enumerate(channels):
+                while self.margin_of(channel, float(steps[i]), lo, hi) < 1e-6:
+                    steps[i] *= np.float32(1.001)
+            self.steps[key] = double(steps, True)
+        step = self.steps[key]
+        count = w.numel() / step.numel()
+        return Lsq.apply(w, step.reshape([-1] + [1] * (w.dim() - 1)), lo, hi, count)
+
+    def activations(self, name, x, signed):
+        bits = 8 if name == "avgpool" else self.activation_bits
+        hi = 2 ** (bits - 1) - 1 if signed else 127 if bits == 8 else 2 ** bits - 1
+        lo = -hi - self.full_range if signed else 0
+        step = self.step_for(name + ".act_quant.scale", x, hi)
+        self.margin = min(self.margin, self.margin_of(x, step, lo, hi))
+        return Lsq.apply(x, step, lo, hi, x.numel() if self.per_batch else x[0].numel())
+
+    def residual_read(self, x, source, target):
+        ratio = sixteen_bits(np.float32(self.steps[source + ".act_quant.scale"].item() /
+                                        self.steps[target + ".act_quant.scale"].item()))
+        codes = torch.round(x.detach() / self.steps[source + ".act_quant.scale"].detach())
+        value = codes * ratio * self.steps[target + ".act_quant.scale"].detach()
+        return x + (value - x).detach()
+
+    def unit(self, conv, norm, x, stride=1, relu=True, added=None, bits=None):
+        """added: values and the name of whoever emitted them."""
+        w = self.weights(conv, bits or self.weight_bits)
+        y = F.conv2d(x, image(w), None, stride, w.shape[1] // 2)
+        mean, var = torch.zeros(y.shape[1]), torch.ones(y.shape[1])
+        y = F.batch_norm(y, mean, var, self.parameters[norm + ".weight"], self.parameters[norm + ".bias"], True, 0.1, 1e-5)
+        self.statistics[norm + ".running_mean"], self.statistics[norm + ".running_var"] = mean, var
+        if added:
+            values, source = added
+            if conv + ".act_quant.scale" not in self.steps:
+                self.step_for(conv + ".act_quant.scale", F.relu(y + values), 2 ** self.activation_bits - 1)
+            y = y + self.residual_read(values, source, conv)
+        return self.activations(conv, F.relu(y) if relu else y, not relu)
+
+    def block(self, name, x, source, stride, widens):
+        added = (x, source)
+        if widens:
+            shortcut = self.unit(name + ".downsample.0", name + ".downsample.1", x, stride, relu=False)
+            added = (shortcut, name + ".downsample.0")
+        y = self.unit(name + ".conv1", name + ".bn1", x, stride)
+        last = name + ".conv2"
+        if self.residual == "identity":
+            return self.unit(last, name + ".bn2", y, added=added), last
+        y = self.unit(last, name + ".bn2", y, relu=False)
+        if last + ".add.act_quant.scale" not in self.steps:
+            self.step_for(last + ".add.act_quant.scale", F.relu(y + added[0]), 127)
+        total = F.relu(y + self.residual_read(*added, last + ".add"))
+        return self.activations(last + ".add", total, False), last + ".add"
+
+    def __call__(self, pixels):
+        table = ((np.arange(256) / 255 - 0.5) / 0.25).astype(np.float32)
+        step = np.abs(table).max() / np.float32(127)
+        codes = np.clip(np.rint(table / step), -127, 127)
+        x = image(double(codes[pixels] * float(step)))
+        x, source = self.unit("conv1", "bn1", x, bits=8), "conv1"
+        for stage in (1, 2, 3):
+            for i in range(3):
+                first = stage > 1 and i == 0
+                x, source = self.block(f"layer{stage}.{i}", x, source, 2 if first else 1, first)
+        x = self.activations("avgpool", x.mean((2, 3)), False)
+        return x @ self.weights("fc", 8).T + self.parameters["fc.bias"]
+
+
+QAT_CASES = {
+    "w4a4": dict(weight_bits=4, activation_bits=4, residual="identity", per_channel=True, full_range=False, per_batch=False),
+    "w3a8_both": dict(weight_bits=3, activation_bits=8, residual="both", per_channel=False, full_range=True,
+                      per_batch=True),
+}
+
+
+def qat(out):
+    """One training step: learning rate 0.1, weight decay 1e-4 on weights; four pictures of 8x8."""
+    labels = torch.tensor([3, 0, 9, 3])
+    out["labels"] = labels.numpy().astype(np.int64)
+    for case, options in QAT_CASES.items():
+        # Pictures for which no number is within 2e-5 steps of where f32 could decide otherwise.
+        for seed in range(1000, 2000):
+            pixels = ((numbers((4, 8, 8, 3), seed) + np.float32(1)) * np.float32(127.5)).astype(np.int64)
+            net = QatResNet20(**options)
+            logits = net(pixels)
+            if net.margin > 2e-5:
+                break
+        print(f"{case}: pictures of seed {seed}, margin {net.margin:.2g}")
+        loss = F.cross_entropy(logits, labels, label_smoothing=0.1)
+        loss.backward()
+        out[f"{case}.seed"] = np.array([seed], dtype=np.int64)
+        out[f"{case}.loss"], out[f"{case}.logits"] = f32(loss.reshape(1)), f32(logits)
+        for name, t in net.statistics.items():
+            out[f"{case}.buffer.{name}"] = f32(t)
+        for i, (name, t) in enumerate([*net.parameters.items(), *net.steps.items()]):
+            new = t.detach() - 0.1 * (t.grad + (1e-4 * t.detach() if t.dim() > 1 else 0))
+            if name in net.steps:
+                out[f"{case}.step.{name}"], out[f"{case}.gradient.{name}"] = f32(t), f32(t.grad)
+                out[f"{case}.new.{name}"] = f32(new)
+                continue
+            probed(out, f"{case}.gradient_probe.{name}", i, t.grad)
+            probed(out, f"{case}.new_probe.{name}", i, new)
+
+
 def main():
     folder = sys.argv[1] if len(sys.argv) > 1 else "tests/golden"
     about = {"made_by": "scripts/make_golden_pytorch.py", "torch": torch.__version__}
-    for name, makers in {"ops": (convolutions, batch_norms, cross_entropies, pools), "lsq": (lsq,),
-                         "resnet20": (resnet20,)}.items():
+    all_makers = {"ops": (convolutions, batch_norms, cross_entropies, pools), "lsq": (lsq,), "resnet20": (resnet20,),
+                  "qat": (qat,)}
+    for name in sys.argv[2:] or all_makers:
+        makers = all_makers[name]
         tensors = {}
         for make in makers:
             make(tensors)

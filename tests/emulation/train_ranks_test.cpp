@@ -124,23 +124,27 @@ TEST_P(TrainingOfRanks, ARunThatDivergesEndsEverywhereWithTheCpusMessage) {
   EXPECT_EQ(message([&] { run_on_gpus(text, 1); }), wanted);
 }
 
-// The other rank hears of it, and both end after one step.
+// The other rank hears of it, and both end after one step, or in the evaluation before it.
 TEST_P(TrainingOfRanks, AStopThatOneRankIsAskedForIsOfAll) {
   const UseLibrary plain(library_by_name("reference"));
   const auto ranks = gpu_ranks(GetParam());
-  Experiment experiment;
-  load_config_text(experiment, perceptron("float: {epochs: 0}, qat: {epochs: 1, lr: 0.01}"),
-                   "test");
-  std::optional<RunFolder> folder;
-  if (ranks->writes()) folder = RunFolder::create({.dir = folder_.string(), .name = "stopped"});
-  Trainer trainer(experiment,
-                  {.show_progress = false, .ranks = ranks.get(), .device = emulated_device()});
-  trainer.open(folder ? &*folder : nullptr, {});
-  const StopRequests requests;
-  if (ranks->rank() == 1) raise(SIGUSR2);
-  EXPECT_EQ(trainer.run(requests), Trainer::Outcome::stopped);
-  EXPECT_EQ(trainer.stop_reason(), "SIGUSR2");
-  EXPECT_EQ(trainer.steps_done(), 1);
+  for (const bool evaluates_first : {false, true}) {
+    Experiment experiment;
+    load_config_text(experiment, perceptron("float: {epochs: 0}, qat: {epochs: 1, lr: 0.01}"),
+                     "test");
+    experiment.eval.after_calibration.set(evaluates_first, "test");
+    std::optional<RunFolder> folder;
+    if (ranks->writes())
+      folder = RunFolder::create({.dir = folder_.string(), .name = evaluates_first ? "a" : "b"});
+    Trainer trainer(experiment,
+                    {.show_progress = false, .ranks = ranks.get(), .device = emulated_device()});
+    trainer.open(folder ? &*folder : nullptr, {});
+    const StopRequests requests;
+    if (ranks->rank() == 1) raise(SIGUSR2);
+    EXPECT_EQ(trainer.run(requests), Trainer::Outcome::stopped);
+    EXPECT_EQ(trainer.stop_reason(), "SIGUSR2");
+    EXPECT_EQ(trainer.steps_done(), evaluates_first ? 0 : 1);
+  }
 }
 
 TEST(GpuOfRank, GoesAroundAmongTheGpusOfAMachine) {

@@ -1,11 +1,12 @@
-// tests/gpu/golden_step_test.cpp -- the resnet20 model in float mode on a GPU: PyTorch's training
-// step.
+// tests/gpu/golden_step_test.cpp -- the resnet20 model on a GPU, in float and with codes: PyTorch's
+// training steps.
 #include <gtest/gtest.h>
 
 #include "core/ops/ops.h"
 #include "layers/model.h"
 #include "tests/gpu/libraries.h"
 #include "tests/gpu/on_gpu.h"
+#include "tests/support/golden_qat.h"
 #include "tests/support/golden_resnet20.h"
 #include "train/network.h"
 #include "train/optimizer.h"
@@ -81,11 +82,50 @@ TEST_F(GoldenStepOnGpu, EqualsPyTorchs) {
   const UseLibrary plain(library_by_name("reference"));
   expect_near(got_logits, file["step0.logits"], "logits");
   expect_near(got_loss, file["step0.loss"], "loss");
-  golden::expect_equal(file, 0, "gradient", gradients, tolerance());
-  golden::expect_equal(file, 0, "weight", weights, tolerance());
+  golden::expect_equal(file, "step0.gradient", gradients, tolerance());
+  golden::expect_equal(file, "step0.weight", weights, tolerance());
   EXPECT_GT(statistics.size(), 30u);
   for (const auto& [name, value] : statistics)
     expect_near(value, file["step0.buffer." + name], name);
+}
+
+// Backward in f32; the sums of codes are exact on every device.
+TEST_F(GoldenStepOnGpu, WithCodesEqualsPyTorchs) {
+  const Golden file("qat.safetensors");
+  for (const std::string name : {"w4a4", "w3a8_both"}) {
+    const GpuStream gpu;
+    const auto model = golden_qat::model(file, name);
+    const Tensor pixels = golden_qat::pixels(file, name);
+    const UseLibrary library(libraries_under_test().front().library);
+    NamedTensorMap results, gradients, after;
+    {
+      const UseStream use(gpu.stream());
+      place_here(*model);
+      const auto parameters = parameters_of(*model);
+      const auto optimizer = make_optimizer({.momentum = 0.9, .weight_decay = 1e-4}, parameters);
+      const Var logits =
+          model->forward(here(pixels), {.mode = ForwardMode::int8, .training = true});
+      const Var loss =
+          softmax_cross_entropy(logits, here(file["labels"]), golden_qat::label_smoothing);
+      Tape::current().backward(loss, Tensor::full({1}, 1));
+      results = {{"logits", on_host(logits.value())}, {"loss", on_host(loss.value())}};
+      for (const auto& [of, p] : parameters) gradients[of] = on_host(p->var.grad());
+      optimizer->step(0.1);
+      for (const auto& [of, p] : parameters) after[of] = on_host(p->var.value());
+      Visitor visitor;
+      visitor.buffer = [&](const std::string& of, Tensor& t) {
+        if (of.find(".running_") != std::string::npos) results["buffer." + of] = on_host(t);
+      };
+      model->visit(visitor);
+    }
+    const UseLibrary plain(library_by_name("reference"));
+    for (const auto& [what, t] : results)
+      EXPECT_EQ(difference_of(doubles(t), doubles(file[name + "." + what]), golden_qat::tolerance),
+                "")
+          << name << " " << what;
+    golden_qat::expect_equal(file, name + ".gradient", gradients);
+    golden_qat::expect_equal(file, name + ".new", after);
+  }
 }
 
 }  // namespace

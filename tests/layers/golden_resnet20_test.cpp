@@ -106,10 +106,10 @@ TEST_P(GoldenResNet20, TwoTrainingStepsEqualPyTorch) {
     Tape::current().backward(loss, Tensor::full({1}, 1));
     std::map<std::string, Tensor> gradients, weights;
     for (const auto& [name, p] : parameters) gradients[name] = p->var.grad();
-    if (plain || step == 0) golden::expect_equal(file, step, "gradient", gradients, tolerance);
+    if (plain || step == 0) golden::expect_equal(file, prefix + "gradient", gradients, tolerance);
     sgd_step(parameters, velocities);
     for (const auto& [name, p] : parameters) weights[name] = p->var.value();
-    if (plain || step == 0) golden::expect_equal(file, step, "weight", weights, tolerance);
+    if (plain || step == 0) golden::expect_equal(file, prefix + "weight", weights, tolerance);
     if (step > 0) continue;
     for (const auto& [name, value] : running_statistics(*model))
       EXPECT_EQ(difference_of(doubles(value), doubles(file["step0.buffer." + name]), tolerance), "")

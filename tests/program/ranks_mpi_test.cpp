@@ -182,10 +182,10 @@ TEST_F(RanksMpi, ASignalStopsAllRanksWithinAnEvaluation) {
   const pid_t process = start_on(2, small(slow));
   wait_for_lines(process, 4);  // of the float phase
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  kill(process, SIGUSR1);
+  kill(process, SIGUSR2);
   const Result result = wait(process);
   EXPECT_EQ(result.code, 75) << result.output;
-  EXPECT_NE(result.output.find("stopped by SIGUSR1 after step 4"), std::string::npos)
+  EXPECT_NE(result.output.find("stopped by SIGUSR2 after step 4"), std::string::npos)
       << result.output;
   EXPECT_EQ(read(path("runs/run/metrics.jsonl")).find("eval/"), std::string::npos);
   std::vector<std::string> rest = pictures;

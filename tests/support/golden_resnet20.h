@@ -71,12 +71,11 @@ constexpr double pixel_mean = 0.5, pixel_std = 0.25;
 constexpr double learning_rate = 0.1, momentum = 0.9,
                  weight_decay = 1e-4;  // decay of conv and fc weights alone
 
-// Holds a tensor per parameter ("gradient" or "weight" of step 0 or 1) against the file: dot
-// product with a random tensor and norm of each, and the few that are stored in full. tolerance is
-// a share of a tensor's norm.
-inline void expect_equal(const Golden& golden, int step, const std::string& what,
+// Holds a tensor per parameter ("step0.gradient": what of it) against the file: dot product with a
+// random tensor and norm of each, and the few that are stored in full. tolerance is a share of a
+// tensor's norm.
+inline void expect_equal(const Golden& golden, const std::string& prefix,
                          const std::map<std::string, Tensor>& tensors, double tolerance) {
-  const std::string prefix = "step" + std::to_string(step) + "." + what;
   const std::vector<NamedShape> list = parameters();
   for (size_t i = 0; i < list.size(); ++i) {
     const std::string& name = list[i].name;

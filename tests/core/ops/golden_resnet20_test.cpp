@@ -112,10 +112,10 @@ TEST_P(GoldenResNet20, TwoTrainingStepsInOperationsEqualPyTorch) {
         << prefix;
     Tape::current().backward(loss, Tensor::full({1}, 1));
     if (plain || step == 0)
-      golden::expect_equal(file, step, "gradient", network.gradients(), tolerance);
+      golden::expect_equal(file, prefix + "gradient", network.gradients(), tolerance);
     network.sgd_step();
     if (plain || step == 0)
-      golden::expect_equal(file, step, "weight", network.weights(), tolerance);
+      golden::expect_equal(file, prefix + "weight", network.weights(), tolerance);
     if (step > 0) continue;
     for (const auto& [name, value] : network.buffers())
       EXPECT_EQ(difference_of(doubles(value), doubles(file["step0.buffer." + name]), tolerance), "")
