@@ -20,7 +20,8 @@ struct Way {
 class GoldenQat : public testing::TestWithParam<std::tuple<std::string, Way>> {};
 
 TEST_P(GoldenQat, OneStepEqualsPyTorchs) {
-  const auto& [name, way] = GetParam();
+  const std::string name = std::get<0>(GetParam());
+  const Way way = std::get<1>(GetParam());
   const UseLibrary use(library_by_name(way.library));
   const Golden file("qat.safetensors");
   const auto model = golden::model(file, name);
