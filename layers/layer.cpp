@@ -12,10 +12,7 @@ void visit_quantizer(const Visitor& visitor, const std::string& name, Quantizer&
   Parameter* const step = quantizer.step();
   if (!step) return;
   visitor.parameter(name + ".scale", *step);
-  if (Tensor* const floor = quantizer.step_floor()) {
-    visitor.buffer(name + ".scale_floor", *floor);
-    step->step_floor = floor->data<float>()[0];
-  }
+  if (step->floor.defined()) visitor.floor(name + ".scale_floor", step->floor);
 }
 
 CodeRange codes_of(const Quantizer& quantizer) {

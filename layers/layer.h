@@ -14,11 +14,13 @@ namespace qt {
 
 // Called with every parameter, buffer (running statistics), quantizer and batch normalization, by
 // full torchvision-style name, in a fixed order; and with tensors that are made from the spec and
-// never change. A normalization's tensors are parameters and buffers too.
+// never change. A normalization's tensors are parameters and buffers too. A floor is
+// Parameter::floor of a step that has one, behind its step.
 struct Visitor {
   std::function<void(const std::string& name, Parameter&)> parameter = [](const std::string&,
                                                                           Parameter&) {};
   std::function<void(const std::string& name, Tensor&)> buffer = [](const std::string&, Tensor&) {};
+  std::function<void(const std::string& name, Tensor&)> floor = [](const std::string&, Tensor&) {};
   std::function<void(const std::string& name, Tensor&)> constant = [](const std::string&, Tensor&) {
   };
   std::function<void(const std::string& name, Quantizer&)> quantizer = [](const std::string&,

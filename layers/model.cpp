@@ -150,6 +150,7 @@ std::vector<std::pair<std::string, Tensor>> state_of(Model& model) {
     state.emplace_back(name, p.var.value());
   };
   visitor.buffer = [&](const std::string& name, Tensor& t) { state.emplace_back(name, t); };
+  visitor.floor = visitor.buffer;
   model.visit(visitor);
   return state;
 }
@@ -181,7 +182,10 @@ void load_state(Model& model, const std::vector<std::pair<std::string, Tensor>>&
     parameters.emplace_back(&p, take(name, p.var.value(), p.kind == Parameter::Kind::step));
   };
   visitor.buffer = [&](const std::string& name, Tensor& t) {
-    buffers.emplace_back(&t, take(name, t, name.ends_with(".scale_floor")));
+    buffers.emplace_back(&t, take(name, t, false));
+  };
+  visitor.floor = [&](const std::string& name, Tensor& t) {
+    buffers.emplace_back(&t, take(name, t, true));
   };
   model.visit(visitor);
   if (!given.empty())
@@ -191,7 +195,6 @@ void load_state(Model& model, const std::vector<std::pair<std::string, Tensor>>&
     if (value.defined()) parameter->set(value);
   for (auto& [buffer, value] : buffers)
     if (value.defined()) *buffer = value;
-  model.visit({});  // floors reach their steps
 }
 
 }  // namespace qt

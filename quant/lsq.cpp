@@ -12,7 +12,9 @@ namespace {
 // and is then trained with the gradient of UniformCode scaled by 1 / sqrt(N hi).
 class Lsq : public UniformQuantizer {
  public:
-  Lsq(const QuantSpec& spec, int64_t channels) : UniformQuantizer(spec, channels, true) {}
+  Lsq(const QuantSpec& spec, int64_t channels) : UniformQuantizer(spec, channels, true) {
+    step()->floor = Tensor::zeros({1}, DType::f32);
+  }
 
   // Weights (signed, seen whole) are observed once; activations in every calibration batch.
   bool observes(const Pass& pass) const override { return pass.calibrate && pass.quantized(); }
@@ -21,8 +23,6 @@ class Lsq : public UniformQuantizer {
     const Tensor mean = on_host(mean_magnitude(real)), step = on_host(this->step()->var.value());
     set_step(here(chosen_from(mean, step)));
   }
-
-  Tensor* step_floor() override { return &floor_; }
 
  private:
   // All in the host's memory.
@@ -40,14 +40,11 @@ class Lsq : public UniformQuantizer {
       step.data<float>()[i] =
           observations_ == 1 ? chosen : before + (chosen - before) / float(observations_);
     }
-    const float* values = step.data<float>();
-    floor_ = Tensor::full({1}, *std::min_element(values, values + step.elements()) / 1000);
-    this->step()->step_floor = floor_.data<float>()[0];
+    this->step()->floor = floor_of_step(step);
     return step;
   }
 
   int observations_ = 0;
-  Tensor floor_ = Tensor::zeros({1}, DType::f32);
 };
 
 const QuantizerRegistry::Add add{"lsq", [](const QuantSpec& spec, int64_t channels) {

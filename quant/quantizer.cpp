@@ -1,7 +1,17 @@
 // quant/quantizer.cpp -- code ranges and making a quantizer by name.
 #include "quant/quantizer.h"
 
+#include <algorithm>
+
+#include "core/device/stream.h"
+
 namespace qt {
+
+Tensor floor_of_step(const Tensor& first) {
+  const UseStream host(Stream{});
+  const float* values = first.data<float>();
+  return Tensor::full({1}, *std::min_element(values, values + first.elements()) / 1000);
+}
 
 int QuantSpec::hi() const {
   if (is_signed) return (1 << (bits - 1)) - 1;

@@ -15,12 +15,17 @@ struct Parameter {
   enum class Kind { weight, bias, norm, step };  // weight decay is for `weight` alone
   Var var;
   Kind kind = Kind::weight;
-  float step_floor = 0;  // kind step: projected to at least this after each update
+  // Of a step that has one: f32 [1], in the host's memory always, kept in checkpoints: what every
+  // update leaves at least in the step. 0 until the step is chosen.
+  Tensor floor = {};
   void set(Tensor value) {
     QT_CHECK(var.defined(), "a parameter gets its first value with Var(value, true)");
     var.set_value(std::move(value));
   }
 };
+
+// The floor of a step with these first values (in the host's memory): a thousandth of the least.
+Tensor floor_of_step(const Tensor& first);
 
 // The codes of one tensor: bits, sign and range.
 struct QuantSpec {
@@ -63,9 +68,6 @@ class Quantizer {
   // The step, f32 [1] or [channels], 0 until chosen; trained where its Var wants a gradient. None
   // for `none`: nullptr.
   virtual Parameter* step() = 0;
-  // f32 [1], kept in checkpoints: the least value an update may leave in the step (a thousandth of
-  // its first value). Lies in the host's memory always.
-  virtual Tensor* step_floor() { return nullptr; }
 
   // observe() sees this rank's part of what all ranks together have seen. Not for weights, which
   // are whole on every rank.

@@ -12,20 +12,6 @@
 namespace qt {
 namespace {
 
-constexpr float floor_share = 1e-3f;  // of the first step
-
-// Quantizer::step_floor.
-bool stays_on_host(const std::string& name) { return name.ends_with(".scale_floor"); }
-
-// Where a quantizer keeps a floor and has not set it.
-void set_missing_floor(Quantizer& quantizer) {
-  Tensor* floor = quantizer.step_floor();
-  if (!floor || (floor->defined() && floor->data<float>()[0] > 0)) return;
-  const auto values = on_host(quantizer.step()->var.value()).to_vector<float>();
-  const UseStream host(Stream{});
-  *floor = Tensor::full({1}, floor_share * *std::min_element(values.begin(), values.end()));
-}
-
 struct StoredWeights {
   NamedTensors tensors;
   CodeRanges codes;
@@ -77,17 +63,22 @@ void place_here(Model& model) {
   visitor.parameter = [](const std::string&, Parameter& parameter) {
     parameter.set(here(parameter.var.value()));
   };
-  visitor.buffer = [](const std::string& name, Tensor& tensor) {
-    if (!stays_on_host(name)) tensor = here(tensor);
-  };
-  visitor.constant = [](const std::string&, Tensor& tensor) { tensor = here(tensor); };
+  visitor.buffer = [](const std::string&, Tensor& tensor) { tensor = here(tensor); };
+  visitor.constant = visitor.buffer;
   model.visit(visitor);
 }
 
 NamedTensors saved_state(Model& model) {
   NamedTensors list;
-  for (const auto& [name, tensor] : state_of(model))
-    if (tensor.defined()) list.emplace_back(name, stays_on_host(name) ? tensor : on_host(tensor));
+  Visitor visitor;
+  visitor.parameter = [&](const std::string& name, Parameter& parameter) {
+    if (parameter.var.value().defined()) list.emplace_back(name, on_host(parameter.var.value()));
+  };
+  visitor.buffer = [&](const std::string& name, Tensor& tensor) {
+    list.emplace_back(name, on_host(tensor));
+  };
+  visitor.floor = [&](const std::string& name, Tensor& floor) { list.emplace_back(name, floor); };
+  model.visit(visitor);
   return list;
 }
 
@@ -169,19 +160,18 @@ int calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
                              ? "quant.calibration.batches is 0, and where a run is continued "
                                "train.init_from is not read"
                              : "calibration did not reach it"));
-    if (quantizer.step()) set_missing_floor(quantizer);
   };
   model.visit(visitor);
   return seen;
 }
 
-void take_step_floors(Model& model) {
+void set_missing_floors(Model& model) {
   Visitor visitor;
   visitor.quantizer = [](const std::string&, Quantizer& quantizer) {
-    if (quantizer.step() && quantizer.ready()) set_missing_floor(quantizer);
-    const Tensor* floor = quantizer.step_floor();
-    if (quantizer.step() && floor && floor->defined())
-      quantizer.step()->step_floor = floor->data<float>()[0];
+    Parameter* const step = quantizer.step();
+    if (!step || !step->floor.defined() || !quantizer.ready()) return;
+    if (!(step->floor.data<float>()[0] > 0))
+      step->floor = floor_of_step(on_host(step->var.value()));
   };
   model.visit(visitor);
 }

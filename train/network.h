@@ -50,10 +50,9 @@ int calibrate(Model& model, Loader& loader, int batches, ForwardMode mode,
 // Tells the quantizers of activations whose observations they share.
 void observe_on(Model& model, Communicator& ranks);
 
-// Parameter::step_floor of every step, from the floors that the quantizers keep
-// (Quantizer::step_floor). A step without one, of a checkpoint by another kind of quantizer, gets
-// it here.
-void take_step_floors(Model& model);
+// For steps that were not chosen here: those of a checkpoint by another kind of quantizer, which
+// had no floor.
+void set_missing_floors(Model& model);
 
 // The name of the first norm or bias that is not finite, or quantizer step that is not positive and
 // finite (only where quantized: steps are 0 until they are chosen); "" where all are good.

@@ -19,10 +19,7 @@ StepState::StepState(Model& model, Optimizer& optimizer) {
   visitor.parameter = [&](const std::string&, Parameter& p) {
     slots_.push_back({&p, nullptr, {}});
   };
-  visitor.buffer = [&](const std::string& name, Tensor& t) {
-    // Floors are the host's, and no step changes them.
-    if (!name.ends_with(".scale_floor")) slots_.push_back({nullptr, &t, {}});
-  };
+  visitor.buffer = [&](const std::string&, Tensor& t) { slots_.push_back({nullptr, &t, {}}); };
   model.visit(visitor);
   for (Tensor* t : optimizer.tensors()) slots_.push_back({nullptr, t, {}});
 }

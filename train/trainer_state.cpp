@@ -339,7 +339,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
   learning_rate_.emplace(config.schedule, config.lr, steps_per_epoch_,
                          config.epochs * steps_per_epoch_);
   if (phase().quantized() && !state_.at.calibrated) calibrate_now();
-  take_step_floors(*model_);
+  set_missing_floors(*model_);
   if (optimizer_state) optimizer_->load(*optimizer_state);
   make_buckets();
   if (device_->on_gpu())

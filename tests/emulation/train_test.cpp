@@ -128,7 +128,7 @@ class EmulatedSteps : public EmulatedGpu {
     const auto section = device->enter();
     place_here(*model);
     calibrate(*model, loader, 1, ForwardMode::int8);
-    take_step_floors(*model);
+    set_missing_floors(*model);
     const auto optimizer = make_optimizer({}, parameters_of(*model));
     spec.windows_later = true;
     Loader training(set, spec);

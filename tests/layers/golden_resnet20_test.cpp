@@ -27,9 +27,7 @@ std::map<std::string, Parameter*> trained_parameters(Model& model) {
 std::map<std::string, Tensor> running_statistics(Model& model) {
   std::map<std::string, Tensor> all;
   Visitor visitor;
-  visitor.buffer = [&](const std::string& name, Tensor& t) {
-    if (!name.ends_with(".scale_floor")) all[name] = t;
-  };
+  visitor.buffer = [&](const std::string& name, Tensor& t) { all[name] = t; };
   model.visit(visitor);
   return all;
 }

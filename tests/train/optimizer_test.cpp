@@ -78,7 +78,7 @@ TEST(Sgd, StepsHaveTheirOwnRate) {
 
 TEST(Sgd, KeepsStepsAtOrAboveTheirFloorAndCounts) {
   Parameter p = parameter({0.5f, 0.5f, 0.5f}, Parameter::Kind::step);
-  p.step_floor = 0.01f;
+  p.floor = Tensor::full({1}, 0.01f);
   const auto optimizer = make_optimizer({.momentum = 0}, {{"s", &p}});
   set_grad(p, {1, 0.1f, 2});
   optimizer->step(1);

@@ -73,7 +73,7 @@ class RealImages : public testing::TestWithParam<int> {
       if (i == batches - 4) {
         const Tape::Pause pause;
         model->forward(p.images, {.mode = ForwardMode::int8, .calibrate = true});
-        take_step_floors(*model);
+        set_missing_floors(*model);
       }
       const Var loss = softmax_cross_entropy(model->forward(p.images, pass), p.labels, 0);
       Tape::current().backward(loss, Tensor::full({1}, 1));

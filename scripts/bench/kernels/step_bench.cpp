@@ -43,7 +43,7 @@ struct Bare {
     Loader loader(set, train_loader_spec(experiment));
     if (mode != ForwardMode::float32)
       calibrate(*model, loader, experiment.quant.calibration.batches, mode);
-    take_step_floors(*model);
+    set_missing_floors(*model);
     const OptimizerConfig& c = experiment.train.optimizer;
     optimizer = make_optimizer({.kind = c.kind,
                                 .momentum = c.momentum,
