@@ -18,6 +18,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr auto look_every = milliseconds(100);  // at the other ranks
+constexpr auto stood_still = seconds(2);        // without a look: the process itself did not run
 constexpr auto hung_after = seconds(5);  // a rank that does not react to a failure ends itself
 constexpr auto goodbye = seconds(8);     // at most, for hearing of the others' errors
 constexpr auto last_words = milliseconds(200);
@@ -145,8 +146,13 @@ void MessageCommunicator::wait(const OperationPointer& operation) {
     std::unique_lock lock(mutex_);
     // The thread finds out who is late; that it is itself stuck inside of the library is the last
     // resort.
-    const auto limit = std::chrono::duration<double>(timeout_.load() + 10);
-    changed_.wait_for(lock, limit, [&] { return operation->complete || !failure_.empty(); });
+    const auto over = [&] { return operation->complete || !failure_.empty(); };
+    std::chrono::duration<double> left(timeout_.load() + 10);
+    while (left.count() > 0 && !over()) {  // time in which this process stood still does not count
+      const auto slice = std::min<std::chrono::duration<double>>(left, milliseconds(500));
+      changed_.wait_for(lock, slice, over);
+      left -= slice;
+    }
     if (!operation->complete)
       throw PeerError(failure_.empty() ? operation->what() + ": no progress in " + name_
                                        : failure_);
@@ -249,6 +255,7 @@ void MessageCommunicator::run(const Open& open) {
 }
 
 void MessageCommunicator::work() {
+  last_look_ = Clock::now();
   for (int idle = 0;;) {
     std::deque<OperationPointer> fresh;
     bool ending = false, leaving = false, failed = false;
@@ -323,8 +330,10 @@ Notice MessageCommunicator::failure_notice(ExitCode code, const std::string& mes
 
 void MessageCommunicator::watch() {
   const auto now = Clock::now();
-  if (now - last_look_ < look_every) return;
+  const auto since = now - last_look_;
+  if (since < look_every) return;
   last_look_ = now;
+  if (since > stood_still) forgive(now, since);
   bool failed = false, ending = false;
   Notice notice;
   {
@@ -358,6 +367,13 @@ void MessageCommunicator::watch() {
   lose(peers_->diagnosis(missing, std::chrono::duration<double>(now - oldest->started).count(),
                          oldest->what()),
        peers_->culprit(missing));
+}
+
+// Nobody is late by time in which this process did not run.
+void MessageCommunicator::forgive(Clock::time_point now, Clock::duration time) {
+  for (const OperationPointer& operation : active_)
+    operation->started = std::min(now, operation->started + time);
+  peers_->forgive(now, time);
 }
 
 void MessageCommunicator::fail(const std::string& message, std::optional<int> lost) {

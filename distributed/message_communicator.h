@@ -52,6 +52,7 @@ class MessageCommunicator : public Communicator {
   void fail(const std::string& message, std::optional<int> lost = {});
   void lose(const std::string& message, int rank);
   void say(const std::string& message);
+  void forgive(Clock::time_point now, Clock::duration time);
   [[noreturn]] void end_process();
   void say_goodbye();
   Notice own_notice() const;

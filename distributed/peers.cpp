@@ -138,6 +138,10 @@ void Peers::set_timeout(std::chrono::duration<double> timeout) {
                                                        std::chrono::seconds(10));
 }
 
+void Peers::forgive(Clock::time_point now, Clock::duration time) {
+  for (auto& [rank, peer] : peers_) peer.heard = std::min(now, peer.heard + time);
+}
+
 int Peers::gone() const {
   for (const auto& [rank, peer] : peers_)
     if (is_gone(rank)) return rank;

@@ -60,6 +60,7 @@ class Peers {
   bool is_gone(int rank) const;
   bool is_silent(int rank) const;  // not heard of for several heartbeats
   void set_timeout(std::chrono::duration<double> timeout);
+  void forgive(Clock::time_point now, Clock::duration time);  // before now; nobody could be heard
 
   // "rank 2 of 4 (process 123 on host a), last at step 12, backward, is lost: its process is gone".
   std::string describe(int rank, const std::string& what_happened) const;

@@ -38,6 +38,16 @@ std::string lines_of(const std::vector<std::shared_ptr<const Dataset>>& sets) {
   return text;
 }
 
+// "avx2", or where ranks differ each once: "avx2, avx512_bf16".
+std::string of_all(Communicator& ranks, const std::string& mine) {
+  if (ranks.alone()) return mine;
+  const std::vector<std::string> all = gathered(ranks, mine, "what ranks compute with");
+  std::string list;
+  for (const std::string& text : std::set(all.begin(), all.end()))
+    list += (list.empty() ? "" : ", ") + text;
+  return list;
+}
+
 // To what an earlier process left there.
 void add_lines(const std::string& file, const std::string& text) {
   std::vector<std::string> texts{text};
@@ -99,8 +109,8 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   state_.run.config_hash = config_hash(experiment);
   state_.run.config = course_of(experiment);
   state_.run.program_version = version_number;
-  if (!device_->on_gpu()) state_.run.isa = name_of(cpu_isa());
-  state_.run.backward = name_of(backward_);
+  if (!device_->on_gpu()) state_.run.isa = of_all(ranks_, name_of(cpu_isa()));
+  state_.run.backward = of_all(ranks_, name_of(backward_));
   state_.run.saved = experiment.train.saved;
   state_.run.steps_per_epoch = steps_per_epoch_;
   state_.run.training_pictures = train_set_->size();

@@ -69,6 +69,19 @@ class RanksTest : public ProgramTest {
   Result run_on(int ranks, const std::vector<std::string>& arguments) const {
     return wait(start_on(ranks, arguments));
   }
+  // The processes of this test's job, in the order of their start.
+  std::vector<pid_t> rank_processes() const {
+    std::vector<pid_t> list;
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+      const std::string process = entry.path().filename();
+      if (process.find_first_not_of("0123456789") != std::string::npos) continue;
+      const std::string command = read(entry.path() / "cmdline");
+      if (command.starts_with(program_path()) && has(command, path("runs")))
+        list.push_back(pid_t(std::stol(process)));
+    }
+    std::sort(list.begin(), list.end());
+    return list;
+  }
   std::string status(const std::string& name = "run") const {
     return read(path("runs/" + name + "/STATUS.json"));
   }

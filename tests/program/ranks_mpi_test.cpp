@@ -150,6 +150,27 @@ TEST_F(RanksMpi, AStoppedRankIsNamedToo) {
   EXPECT_FAILS(stopped, 7, "rank 2 of 3", "evaluation", "does not answer");
 }
 
+// As Slurm suspends a job for another one: time that nobody had is nobody's delay. The first rank
+// waits for the second when both are stopped, and wakes up before it.
+TEST_F(RanksMpi, AJobThatWasSuspendedForLongerThanTheTimeoutGoesOn) {
+  using std::chrono::milliseconds;
+  const pid_t process = start_on(2, small({"data.train_images=2400", "distributed.timeout=6"}));
+  wait_for_lines(process, 2);
+  const std::vector<pid_t> ranks = rank_processes();
+  ASSERT_EQ(ranks.size(), 2u);
+  kill(ranks[1], SIGSTOP);
+  std::this_thread::sleep_for(milliseconds(1000));
+  kill(ranks[0], SIGSTOP);
+  std::this_thread::sleep_for(milliseconds(17000));
+  const size_t lines = lines_written();
+  kill(ranks[0], SIGCONT);
+  std::this_thread::sleep_for(milliseconds(1000));
+  kill(ranks[1], SIGCONT);
+  const Result result = wait(process);
+  EXPECT_EQ(result.code, 0) << result.output;
+  EXPECT_GT(lines_written(), lines);
+}
+
 TEST_F(RanksMpi, ARankThatLeavesBeforeTheFirstStepEndsTheJob) {
   EXPECT_FAILS(run_on(2, small({"--simulate", "rank_exits@init"})), 7, "a rank was lost");
 }
@@ -218,13 +239,15 @@ TEST_F(RanksMpi, NaNStopsAllRanksWithOneMessage) {
 }
 
 // Two programs under one mpirun: as a machine with another config, another version or a data set
-// that lacks a file.
+// that lacks a file, or with another processor.
 TEST_F(RanksMpi, RanksThatAreNotStartedAlikeAreRefused) {
-  const auto with_second = [&](const std::vector<std::string>& more) {
+  const auto with_second = [&](const std::vector<std::string>& more, const std::string& isa = "") {
     std::vector<std::string> words = {"mpirun", "--oversubscribe", "-np", "1", program_path()};
     const auto one = small(), other = small(more);
     words.insert(words.end(), one.begin(), one.end());
-    words.insert(words.end(), {":", "-np", "1", program_path()});
+    words.insert(words.end(), {":", "-np", "1"});
+    if (!isa.empty()) words.insert(words.end(), {"-x", "QATTRAIN_MAX_ISA=" + isa});
+    words.push_back(program_path());
     return wait(start_command(words, other));
   };
   EXPECT_FAILS(with_second({"--seed", "7"}), 2, "train.seed is 1 on rank 0 and 7 on rank 1");
@@ -232,7 +255,11 @@ TEST_F(RanksMpi, RanksThatAreNotStartedAlikeAreRefused) {
   EXPECT_FAILS(with_second({"checkpoint.every_steps=5"}), 2, "checkpoint.every_steps is 3");
   EXPECT_FAILS(with_second({"--overfit-batches", "2"}), 2, "--overfit-batches is not given");
   EXPECT_FAILS(with_second({"data.seed=9"}), 2, "data.seed is 0");
-  EXPECT_EQ(with_second({"data.workers=0", "data.prefetch=3"}).code, 0) << "of a rank's own";
+  EXPECT_EQ(with_second({"data.workers=0", "data.prefetch=3"}, "sse41").code, 0)
+      << "of a rank's own";
+  const std::string state = read(last_checkpoint() / "state.json");
+  static const std::regex both("\"isa\": *\"[a-z0-9_]+, sse41\"");
+  EXPECT_TRUE(std::regex_search(state, both)) << state;
 }
 
 TEST_F(RanksMpi, AnMpiThatDoesNotKnowTheLaunchersProcessesIsRefused) {
