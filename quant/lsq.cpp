@@ -13,6 +13,7 @@ namespace {
 class Lsq : public UniformQuantizer {
  public:
   Lsq(const QuantSpec& spec, int64_t channels) : UniformQuantizer(spec, channels, true) {
+    const UseStream host(Stream{});
     step()->floor = Tensor::zeros({1}, DType::f32);
   }
 

@@ -39,7 +39,7 @@ class Health {
   std::vector<std::pair<std::string, Tensor>> watched_;
 };
 
-// What layers show of themselves while statistics are collected (TensorBoard). For passes that do
+// What layers show of themselves while statistics are collected. For passes that do
 // not train.
 class Observer {
  public:

@@ -7,10 +7,10 @@
 
 namespace qt {
 
-Tensor floor_of_step(const Tensor& first) {
+Tensor floor_of_step(const Tensor& values) {
   const UseStream host(Stream{});
-  const float* values = first.data<float>();
-  return Tensor::full({1}, *std::min_element(values, values + first.elements()) / 1000);
+  const float* first = values.data<float>();
+  return Tensor::full({1}, *std::min_element(first, first + values.elements()) / 1000);
 }
 
 int QuantSpec::hi() const {

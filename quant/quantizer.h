@@ -24,8 +24,9 @@ struct Parameter {
   }
 };
 
-// The floor of a step with these first values (in the host's memory): a thousandth of the least.
-Tensor floor_of_step(const Tensor& first);
+// The floor of a step that starts with these values (in the host's memory): a thousandth of the
+// least.
+Tensor floor_of_step(const Tensor& values);
 
 // The codes of one tensor: bits, sign and range.
 struct QuantSpec {

@@ -116,18 +116,6 @@ void DataConfig::check(ConfigProblems& problems) const {
     problems.add(path, "data.kind " + kind.get() + " needs the folder of the data set");
 }
 
-void PhaseConfig::check(ConfigProblems& problems) const {
-  if (epochs == 0) return;
-  if (schedule.min_lr > lr)
-    problems.add(schedule.min_lr,
-                 fmt::format("the lowest learning rate {} is above the highest, lr = {}",
-                             schedule.min_lr.get(), lr.get()));
-  if (schedule.kind == "step" && schedule.milestones->empty())
-    problems.add(schedule.kind,
-                 "step lowers the learning rate at schedule.milestones, which has "
-                 "none; for one that stays: constant");
-}
-
 void TrainConfig::check(ConfigProblems& problems) const {
   if (float_phase.epochs == 0 && qat_phase.epochs == 0)
     problems.add(qat_phase.epochs, "both phases have 0 epochs: nothing would be trained");

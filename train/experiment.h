@@ -159,7 +159,6 @@ struct PhaseConfig : Section {
   Key<double> lr;
   Key<std::optional<double>> weight_decay;
   ScheduleConfig schedule;
-  void check(ConfigProblems& problems) const override;
 };
 
 struct TrainConfig : Section {
@@ -225,7 +224,8 @@ struct EvalConfig : Section {
                         "epochs between evaluations; 0: at phase ends only"};
   Key<bool> after_calibration{
       this, "after_calibration", true, any(),
-      "evaluate before the first QAT step too: what quantization alone costs"};
+      "evaluate before the first QAT step too, where calibration chose the steps: what "
+      "quantization alone costs"};
   Key<std::optional<int64_t>> batch{this, "batch", std::nullopt, range(1, 1 << 20),
                                     "pictures of one forward pass; null: train.batch"};
 };

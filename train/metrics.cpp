@@ -12,17 +12,28 @@ namespace {
 
 using nlohmann::json;
 
-// Where a line belongs, nothing where it is damaged (a crash can tear the last one).
-std::optional<MetricsEnd> place_of(const std::string& line) {
+struct Line {
+  int64_t step, epoch;
+  bool trains;  // of steps, not of what comes after an epoch's
+};
+// Nothing where it is damaged (a crash can tear the last one).
+std::optional<Line> parsed(const std::string& line) {
   const json j = json::parse(line, nullptr, /*allow_exceptions=*/false);
   const auto is_count = [&](const char* key) {
     return j.contains(key) && j[key].is_number_integer();
   };
   if (!j.is_object() || !is_count("step") || !is_count("epoch")) return {};
-  return MetricsEnd{.step = j["step"].get<int64_t>(), .epoch = j["epoch"].get<int64_t>()};
+  return Line{.step = j["step"].get<int64_t>(),
+              .epoch = j["epoch"].get<int64_t>(),
+              .trains = j.contains("train/loss")};
 }
 
-void cut_after(const std::string& path, const MetricsEnd& last) {
+bool is_behind(const Line& line, const MetricsEnd& end) {
+  if (line.step > end.step || line.epoch > end.epoch) return true;
+  return end.within_epoch && line.step == end.step && line.epoch == end.epoch && !line.trains;
+}
+
+void cut_after(const std::string& path, const MetricsEnd& end_of_run) {
   if (!files::exists(path)) return;
   const std::string text = files::read_all(path);
   std::string kept;
@@ -31,9 +42,9 @@ void cut_after(const std::string& path, const MetricsEnd& last) {
     const size_t newline = text.find('\n', begin);
     const size_t end = newline == std::string::npos ? text.size() : newline + 1;
     const std::string line = text.substr(begin, end - begin);
-    const auto place = newline == std::string::npos ? std::nullopt : place_of(line);
-    damaged += !place;
-    if (place && place->step <= last.step && place->epoch <= last.epoch) kept += line;
+    const auto known = newline == std::string::npos ? std::nullopt : parsed(line);
+    damaged += !known;
+    if (known && !is_behind(*known, end_of_run)) kept += line;
     begin = end;
   }
   if (damaged) log::warn(path + ": dropped " + std::to_string(damaged) + " damaged line(s)");
@@ -67,7 +78,7 @@ std::string metrics_line(int64_t step, int64_t epoch, const NamedValues& values)
 
 MetricsLog::MetricsLog(const std::string& run_folder, std::optional<MetricsEnd> resumed_from)
     : lines_(open_lines(run_folder, resumed_from)), events_(run_folder) {
-  events_.session_start(resumed_from ? resumed_from->step + 1 : 0);
+  events_.session_start(resumed_from && resumed_from->epoch > 0 ? resumed_from->step + 1 : 0);
 }
 
 void MetricsLog::write(int64_t step, int64_t epoch, const NamedValues& values) {

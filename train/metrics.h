@@ -18,17 +18,18 @@ namespace qt {
 
 using NamedValues = std::vector<std::pair<std::string, double>>;
 
-// Where a checkpoint stands: steps done, and the epoch of the last one (from 1; 0: none).
+// Where a checkpoint stands: steps done, the epoch of the last one (from 1; 0: none), and whether
+// that epoch has not ended: its evaluation is still to come.
 struct MetricsEnd {
   int64_t step = 0, epoch = 0;
+  bool within_epoch = false;
 };
 
 class MetricsLog {
  public:
-  // Opens <run>/metrics.jsonl and a new event file in <run>. With resumed_from (step -1 where the
-  // run starts over) lines of a later step or epoch are cut off first, as are damaged ones, so that
-  // nothing is listed twice. Without it the file must be new or empty. CheckpointError where that
-  // fails.
+  // Opens <run>/metrics.jsonl and a new event file in <run>. With resumed_from ({0, 0} where the
+  // run starts over) lines behind it are cut off first, as are damaged ones, so that nothing is
+  // listed twice. Without it the file must be new or empty. CheckpointError where that fails.
   explicit MetricsLog(const std::string& run_folder, std::optional<MetricsEnd> resumed_from = {});
 
   void write(int64_t step, int64_t epoch, const NamedValues& values);

@@ -61,7 +61,10 @@ void Optimizer::update(const std::vector<Slot*>& slots) {
                     .weight_decay = float(decays ? weight_decay_ : 0)});
   }
   std::vector<AfterUpdate> results = updated(list);
+  QT_CHECK(results.size() == slots.size(), "an optimizer gave another number of parameters back");
   for (size_t i = 0; i < slots.size(); ++i) {
+    QT_CHECK(results[i].moments.size() == names_.size(),
+             "an optimizer gave another number of moments of " + slots[i]->of.name + " back");
     // One by one: the address of each stays.
     std::move(results[i].moments.begin(), results[i].moments.end(), slots[i]->moments.begin());
     slots[i]->of.parameter->set(results[i].value);

@@ -58,7 +58,10 @@ void RemainingTime::step_done(int64_t done, double now, double data_wait) {
     samples_.pop_front();
 }
 
-void RemainingTime::pause_ends(double now) { paused_ += now - pause_began_; }
+void RemainingTime::pause_ends(double now, bool recurs) {
+  paused_ += now - pause_began_;
+  if (recurs) paused_at_epoch_ends_ += now - pause_began_;
+}
 
 std::optional<double> RemainingTime::steps_per_second() const {
   if (samples_.size() < 2) return {};
@@ -73,7 +76,7 @@ std::optional<double> RemainingTime::seconds_left() const {
   const int64_t per_epoch = std::max<int64_t>(options_.steps_per_epoch, 1);
   const int64_t ends_passed = done_ / per_epoch - options_.first_step / per_epoch;
   const int64_t ends_left = options_.total_steps / per_epoch - done_ / per_epoch;
-  const double pause = ends_passed > 0 ? paused_ / double(ends_passed) : 0;
+  const double pause = ends_passed > 0 ? paused_at_epoch_ends_ / double(ends_passed) : 0;
   return double(options_.total_steps - done_) / *rate +
          pause * double(std::max<int64_t>(ends_left, 0));
 }

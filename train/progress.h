@@ -34,7 +34,7 @@ class RemainingTime {
   // input.
   void step_done(int64_t done, double now, double data_wait = 0);
   void pause_begins(double now) { pause_began_ = now; }
-  void pause_ends(double now);
+  void pause_ends(double now, bool recurs = true);  // recurs: at every epoch's end
 
   std::optional<double> steps_per_second() const;  // nothing before the second step after warm-up
   std::optional<double> seconds_left() const;
@@ -48,7 +48,7 @@ class RemainingTime {
   };
   Options options_;
   std::deque<Sample> samples_;
-  double paused_ = 0, pause_began_ = 0, data_wait_ = 0;
+  double paused_ = 0, paused_at_epoch_ends_ = 0, pause_began_ = 0, data_wait_ = 0;
   int64_t done_ = 0;
 };
 

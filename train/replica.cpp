@@ -114,6 +114,18 @@ StepEnd agreed(Communicator& ranks, const StepEnd& mine) {
   return end;
 }
 
+std::string agreed_reason(Communicator& ranks, const std::string& mine) {
+  if (ranks.alone()) return mine;
+  using Reason = decltype(StepRecord::stop);
+  Reason record{};
+  copy_text(mine, record);
+  std::vector<Reason> all{size_t(ranks.world())};
+  ranks.gather(&record, sizeof(record), all.data(), "requests to stop");
+  for (const Reason& theirs : all)
+    if (theirs[0]) return theirs.data();
+  return "";
+}
+
 void StatisticsAverage::start() {
   if (ranks_.alone() || norms_.empty()) return;
   int64_t count = 0;

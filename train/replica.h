@@ -24,9 +24,11 @@ struct StepEnd {
   double loss = 0;  // summed over images
   int64_t correct = 0, images = 0;
   std::string bad;   // what is not finite; "": nothing. Of the lowest rank that has something.
-  std::string stop;  // why to stop after this step; ""
+  std::string stop;  // why to stop after this step; "": nobody asked
 };
 StepEnd agreed(Communicator& ranks, const StepEnd& mine);
+// A rank's reason to stop ("": none), the lowest rank's that has one; asked for by all of them.
+std::string agreed_reason(Communicator& ranks, const std::string& mine);
 
 // The running statistics of all batch normalizations, replaced by their average over ranks: start()
 // when forward has updated them, finish() before anyone reads them. In between backward goes on.

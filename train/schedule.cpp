@@ -1,6 +1,8 @@
 // train/schedule.cpp -- cosine, step and constant learning rates.
 #include "train/schedule.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -44,11 +46,23 @@ const ScheduleRegistry::Add add_constant{
 
 }  // namespace
 
+void check_schedule(const ScheduleConfig& config, double highest, const std::string& phase) {
+  const std::string& kind = config.kind;
+  if (kind != "constant" && config.min_lr > highest)
+    throw ConfigError(fmt::format(
+        "{}.schedule.min_lr: the lowest learning rate {} is above the highest, {}.lr = {}", phase,
+        config.min_lr.get(), phase, highest));
+  if (kind == "step" && config.milestones->empty())
+    throw ConfigError(phase +
+                      ".schedule.kind: step lowers the learning rate at schedule.milestones, "
+                      "which has none; for one that stays: constant");
+}
+
 LearningRate::LearningRate(const ScheduleConfig& config, double highest, int64_t steps_per_epoch,
                            int64_t steps)
     : schedule_(ScheduleRegistry::make("schedule", config.kind, config)),
       highest_(highest),
-      lowest_(config.min_lr),
+      lowest_(std::min(config.min_lr.get(), highest)),
       steps_per_epoch_(std::max<int64_t>(steps_per_epoch, 1)),
       steps_(steps),
       warmup_(std::min(std::llround(config.warmup_epochs * double(steps_per_epoch)),

@@ -18,27 +18,32 @@ Trainer::Outcome Trainer::run(const StopRequests& requests) {
 }
 
 Trainer::Outcome Trainer::run_phases() {
-  while (!is_complete()) {
-    evaluate_calibration();
-    if (!stop_reason_.empty()) return stop();
-    const int64_t first = state_.at.step * experiment_.train.accumulate;
-    if (gpu_)
-      gpu_->start_epoch(int(state_.at.epochs_done), first);
-    else
-      loader_->start_epoch(int(state_.at.epochs_done), first);
-    while (state_.at.step < steps_per_epoch_) {
-      train_step();
-      if (!stop_reason_.empty()) return stop();
-      if (is_due_for_saving() && state_.at.step < steps_per_epoch_) save({});
-    }
-    if (!end_epoch()) return stop();
-  }
+  while (!is_complete())
+    if (const std::string reason = epoch(); !reason.empty()) return stop_here(reason);
   finish();
   return Outcome::done;
 }
 
-Trainer::Outcome Trainer::stop() {
-  save({});
+// Like whatever it calls that may be asked to stop: why it did before its end, "" where it did not.
+std::string Trainer::epoch() {
+  if (const std::string reason = evaluate_calibration(); !reason.empty()) return reason;
+  const int64_t first = state_.at.step * experiment_.train.accumulate;
+  if (gpu_)
+    gpu_->start_epoch(int(state_.at.epochs_done), first);
+  else
+    loader_->start_epoch(int(state_.at.epochs_done), first);
+  while (state_.at.step < steps_per_epoch_) {
+    if (const std::string reason = train_step(); !reason.empty()) return reason;
+    if (is_due_for_saving() && state_.at.step < steps_per_epoch_) save({});
+  }
+  return end_epoch();
+}
+
+// What a checkpoint holds already is not saved again: it may be from before a calibration, and then
+// leaves the choice of codes open.
+Trainer::Outcome Trainer::stop_here(const std::string& reason) {
+  stop_reason_ = reason;
+  if (saved_after_ != state_.at.steps_done) save({});
   log_->say("stopped by " + stop_reason_ + " after step " + std::to_string(state_.at.steps_done) +
             "; --resume=auto continues");
   return Outcome::stopped;
@@ -47,12 +52,10 @@ Trainer::Outcome Trainer::stop() {
 // The same on all ranks. The time that is allowed does not end the evaluation with which a process
 // begins: a run that is continued again and again must get on.
 std::string Trainer::reason_to_stop_evaluation() const {
-  StepEnd mine;
-  mine.stop = has_trained_ ? requests_->reason() : requests_->signal();
-  return agreed(ranks_, mine).stop;
+  return agreed_reason(ranks_, has_trained_ ? requests_->reason() : requests_->signal());
 }
 
-void Trainer::train_step() {
+std::string Trainer::train_step() {
   const double lr = learning_rate_->at(state_.at.epoch * steps_per_epoch_ + state_.at.step);
   const double waited_before = loader_->seconds_waited();
   const double sent_before = buckets_ ? buckets_->seconds_on_the_way() : 0;
@@ -65,7 +68,7 @@ void Trainer::train_step() {
   freeze_statistics();
   const StepEnd end = gpu_ ? step_on_gpu(lr) : step_on_cpu(lr);
 
-  has_trained_ = true;
+  has_trained_ = true, calibration_is_new_ = false;
   ++state_.at.step, ++state_.at.steps_done;
   if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
   StepReport report{.phase = phase().name,
@@ -88,7 +91,7 @@ void Trainer::train_step() {
     by_writer(ranks_, "a line of the log", write);
   else
     write();
-  stop_reason_ = ranks_.alone() ? requests_->reason() : end.stop;
+  return ranks_.alone() ? requests_->reason() : end.stop;
 }
 
 StepEnd Trainer::step_on_cpu(double lr) {
@@ -209,9 +212,8 @@ bool Trainer::is_due_for_saving() const {
   return every > 0 && state_.at.steps_done % every == 0;
 }
 
-// False where a request to stop came before its evaluation was done: the epoch has not ended then,
-// and a run that is continued does it again.
-bool Trainer::end_epoch() {
+// Where its evaluation is stopped the epoch has not ended: a run that is continued begins with it.
+std::string Trainer::end_epoch() {
   read_gpu();
   const int64_t epoch = state_.at.epoch + 1;
   const bool phase_ends = epoch == phase().config->epochs;
@@ -225,8 +227,7 @@ bool Trainer::end_epoch() {
     check_same(ranks_, saved_state(*model_), state_.at.steps_done);
   }
   if (due(experiment_.eval.every_epochs)) {
-    evaluate_now();
-    if (!stop_reason_.empty()) return false;
+    if (const std::string reason = evaluate_epoch(); !reason.empty()) return reason;
     if (last_phase() && std::isfinite(last_evaluation_->loss)) score = last_evaluation_->top1;
   }
   note("layer statistics");  // of the network that was evaluated
@@ -242,7 +243,7 @@ bool Trainer::end_epoch() {
     write_bad_samples();
   if (phase_ends && !is_complete()) begin_phase(nullptr);
   log_->resume();
-  return true;
+  return "";
 }
 
 void Trainer::advance() {
@@ -285,53 +286,55 @@ void Trainer::freeze_statistics() {
   const int64_t step = state_.at.step;
   const bool frozen = statistics_are_frozen(step);
   const bool first = state_.at.epoch == 0 && step == 0;
-  if (frozen && (first || !statistics_are_frozen(step - 1))) reestimate_now();
+  if (frozen && (first || !statistics_are_frozen(step - 1))) reestimate();
   for (BatchNormState* norm : norms_) norm->frozen = frozen;
 }
 
-void Trainer::reestimate_now(const std::function<std::string()>& stop) {
+std::string Trainer::reestimate(const Stop& stop) {
   const int batches = experiment_.quant.bn.reestimate_batches;
-  if (batches == 0) return;
+  if (batches == 0) return "";
   const auto section = device_->enter();
   Loader loader(train_set_, loader_spec());
-  stop_reason_ = reestimate_statistics(*model_, loader,
-                                       {.mode = phase().mode,
-                                        .epoch = int(state_.at.epochs_done),
-                                        .batches = batches,
-                                        .synchronize = synchronized(),
-                                        .stop = stop});
+  const std::string stopped_by = reestimate_statistics(*model_, loader,
+                                                       {.mode = phase().mode,
+                                                        .epoch = int(state_.at.epochs_done),
+                                                        .batches = batches,
+                                                        .synchronize = synchronized(),
+                                                        .stop = stop});
   average_statistics();
+  return stopped_by;
 }
 
-void Trainer::evaluate_now() {
+std::string Trainer::evaluate_epoch() {
   note("evaluation");
   meet(options_.simulation, ranks_, Simulation::Place::eval);
-  const auto why_to_stop = [this] { return reason_to_stop_evaluation(); };
-  if (phase().quantized() && !statistics_are_frozen(state_.at.step)) reestimate_now(why_to_stop);
-  if (!stop_reason_.empty()) return;
-  const Evaluation result = evaluation(why_to_stop);
-  stop_reason_ = result.stopped_by;
-  if (!stop_reason_.empty()) return;
+  const Stop stop = [this] { return reason_to_stop_evaluation(); };
+  if (phase().quantized() && !statistics_are_frozen(state_.at.step))
+    if (const std::string reason = reestimate(stop); !reason.empty()) return reason;
+  const Evaluation result = evaluate_and_export(stop);
+  if (!result.stopped_by.empty()) return result.stopped_by;
   last_evaluation_ = result;
   by_writer(ranks_, "the log of an evaluation", [&] {
     log_->evaluated(phase().name, state_, *last_evaluation_, what_was_evaluated());
   });
   if (is_best(*last_evaluation_)) state_.best_top1 = last_evaluation_->top1;
+  return "";
 }
 
 // What the network is worth before quantization-aware training, with steps that were just chosen:
 // post-training quantization.
-void Trainer::evaluate_calibration() {
-  if (!std::exchange(has_calibrated_, false) || !experiment_.eval.after_calibration) return;
+std::string Trainer::evaluate_calibration() {
+  if (!calibration_is_new_ || !experiment_.eval.after_calibration) return "";
   log_->pause();
   note("evaluation after calibration");
   const Evaluation result =
-      look_at_tests(program_to_evaluate(), [this] { return reason_to_stop_evaluation(); });
-  stop_reason_ = result.stopped_by;
-  if (stop_reason_.empty())
-    by_writer(ranks_, "the log of an evaluation",
-              [&] { log_->calibrated(phase().name, state_, result, what_was_evaluated()); });
-  log_->resume();
+      evaluate_on_tests(program_to_evaluate(), [this] { return reason_to_stop_evaluation(); });
+  if (!result.stopped_by.empty()) return result.stopped_by;
+  calibration_is_new_ = false;
+  by_writer(ranks_, "the log of an evaluation",
+            [&] { log_->calibrated(phase().name, state_, result, what_was_evaluated()); });
+  log_->resume(/*recurs=*/false);
+  return "";
 }
 
 bool Trainer::is_best(const Evaluation& result) const {
@@ -352,9 +355,9 @@ void Trainer::check_finite(const Evaluation& result) {
 }
 
 // In the QAT phase it is the integer program that is evaluated, and kept.
-Evaluation Trainer::evaluation(const std::function<std::string()>& stop) {
+Evaluation Trainer::evaluate_and_export(const Stop& stop) {
   std::optional<Program> program = program_to_evaluate();
-  const Evaluation result = look_at_tests(program, stop);
+  const Evaluation result = evaluate_on_tests(program, stop);
   if (!result.stopped_by.empty()) return result;
   check_finite(result);
   if (!program) return result;
@@ -372,8 +375,7 @@ std::optional<Program> Trainer::program_to_evaluate() {
   return integer_program();
 }
 
-Evaluation Trainer::look_at_tests(const std::optional<Program>& program,
-                                  const std::function<std::string()>& stop) {
+Evaluation Trainer::evaluate_on_tests(const std::optional<Program>& program, const Stop& stop) {
   LogitsOf logits_of;
   {
     const auto section = device_->enter();

@@ -86,9 +86,10 @@ class Trainer {
 
   // The loop: trainer.cpp.
   Outcome run_phases();
-  Outcome stop();
+  std::string epoch();
+  Outcome stop_here(const std::string& reason);
   std::string reason_to_stop_evaluation() const;
-  void train_step();
+  std::string train_step();
   StepEnd step_on_cpu(double lr);
   StepEnd run_batches();
   std::string update(double lr);
@@ -96,18 +97,18 @@ class Trainer {
   void read_gpu();
   void leave_out(const std::string& what, int64_t step);
   Tensor backward_seed(const Batch& batch) const;
-  bool end_epoch();
+  std::string end_epoch();
   bool is_due_for_saving() const;
   void advance();
   bool statistics_are_frozen(int64_t step) const;
   void freeze_statistics();
-  void reestimate_now(const std::function<std::string()>& stop = {});
-  void evaluate_now();
-  void evaluate_calibration();
-  Evaluation evaluation(const std::function<std::string()>& stop = {});
+  using Stop = std::function<std::string()>;  // EvaluateOptions::stop
+  std::string reestimate(const Stop& stop = {});
+  std::string evaluate_calibration();
+  std::string evaluate_epoch();
+  Evaluation evaluate_and_export(const Stop& stop = {});
   std::optional<Program> program_to_evaluate();
-  Evaluation look_at_tests(const std::optional<Program>& program,
-                           const std::function<std::string()>& stop);
+  Evaluation evaluate_on_tests(const std::optional<Program>& program, const Stop& stop);
   bool is_best(const Evaluation& result) const;
   void check_finite(const Evaluation& result);
   void collect_statistics();
@@ -161,9 +162,10 @@ class Trainer {
   std::unique_ptr<GpuTraining> gpu_;
   std::unique_ptr<GradientBuckets> buckets_;  // with several ranks: the gradients' way
   const StopRequests* requests_ = nullptr;
-  std::string stop_reason_;  // of all ranks
-  // In this process: steps were trained; quantizer steps were chosen and not yet looked at.
-  bool has_trained_ = false, has_calibrated_ = false;
+  std::string stop_reason_;             // of all ranks, where the run was stopped
+  bool has_trained_ = false;            // a step, in this process
+  bool calibration_is_new_ = false;     // no step was trained with it, nor was it evaluated
+  std::optional<int64_t> saved_after_;  // steps of the checkpoint that was saved or loaded last
   Health health_;
   std::optional<Evaluation> last_evaluation_;
   bool was_complete_ = false;  // when it was continued: nothing is left to train, nor to write

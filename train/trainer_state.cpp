@@ -73,6 +73,8 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
       device_(options.device ? options.device : open_device(experiment.device)),
       plan_(plan(experiment)) {
   check_device();
+  for (const Phase& phase : plan_)
+    check_schedule(phase.config->schedule, phase.config->lr, "train." + phase.name);
   const int threads = experiment.train.threads;
   state_.threads = pin_threads(threads > 0 ? threads : ranks_.fair_threads());
   state_.run.world = ranks_.world();
@@ -286,6 +288,7 @@ void Trainer::restore(const LoadedCheckpoint& from) {
   };
   state_ = state_from_json(from.content.state_json, from.folder);
   if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
+  saved_after_ = state_.at.steps_done;
   check_position(from.folder);
   load_state(*model_, from.content.tensors("model.safetensors"), true);
   check_steps("network of " + from.folder);
@@ -349,6 +352,8 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
   learning_rate_.emplace(config.schedule, config.lr, steps_per_epoch_,
                          config.epochs * steps_per_epoch_);
   if (phase().quantized() && !state_.at.calibrated) calibrate_now();
+  calibration_is_new_ = phase().quantized() && state_.at.epoch == 0 && state_.at.step == 0 &&
+                        experiment_.quant.calibration.batches > 0;
   set_missing_floors(*model_);
   if (optimizer_state) optimizer_->load(*optimizer_state);
   make_buckets();
@@ -401,7 +406,6 @@ void Trainer::calibrate_now() {
   const int seen = calibrate(*model_, loader, batches, phase().mode, synchronized());
   average_statistics();
   state_.at.calibrated = true;
-  has_calibrated_ = batches > 0;
   log_->say(batches == 0 ? "quantizer steps are those of " + experiment_.train.init_from.get()
                          : "quantizer steps chosen from " + std::to_string(seen) + " batches" +
                                (seen < batches ? ", all of an epoch" : ""));
@@ -427,6 +431,7 @@ void Trainer::save(std::optional<double> score) {
     folder_->write_status(
         {.state = RunState::running, .step = state_.at.steps_done, .exit_code = {}, .message = ""});
   });
+  saved_after_ = state_.at.steps_done;
   write_bad_samples();  // which may end the run
 }
 
@@ -500,7 +505,7 @@ void Trainer::write_bad_samples() {
 void Trainer::finish() {
   if (!last_evaluation_) {
     state_.at.phase = int64_t(plan_.size()) - 1;
-    last_evaluation_ = evaluation();
+    last_evaluation_ = evaluate_and_export();
     state_.at.phase = int64_t(plan_.size());
   }
   by_writer(ranks_, "the end of the log", [&] {

@@ -46,7 +46,9 @@ TrainingLog::TrainingLog(const Experiment& experiment, const TrainingLogOptions&
   if (!options.writes) return;
   std::optional<MetricsEnd> resumed_from;
   if (options.resumed)
-    resumed_from = {.step = at.at.steps_done, .epoch = at.at.epochs_done + (at.at.step > 0)};
+    resumed_from = {.step = at.at.steps_done,
+                    .epoch = at.at.epochs_done + (at.at.step > 0),
+                    .within_epoch = at.at.step > 0};
   metrics_.emplace(options.run_folder, resumed_from);
 }
 
@@ -164,10 +166,10 @@ void TrainingLog::pause() {
   remaining_.pause_begins(paused_at_);
 }
 
-void TrainingLog::resume() {
+void TrainingLog::resume(bool recurs) {
   since_ += now() - paused_at_;
   step_began_ += now() - paused_at_;
-  remaining_.pause_ends(now());
+  remaining_.pause_ends(now(), recurs);
 }
 
 void TrainingLog::say(const std::string& message) {

@@ -54,9 +54,10 @@ class TrainingLog {
   void statistics(const TrainState& state, const std::vector<LayerStatistics>& layers);
   // One line: what a step took and what memory the process needed.
   void phase_ended(const std::string& phase);
-  // Around evaluations and saves, so that they do not spoil the rates.
+  // Around evaluations and saves, so that they do not spoil the rates. recurs: at every epoch's
+  // end.
   void pause();
-  void resume();
+  void resume(bool recurs = true);
   void say(const std::string& message);
   void sync() {
     if (metrics_) metrics_->sync();

@@ -7,9 +7,9 @@
 #   REQUEUE=1         start again from the newest checkpoint when the program stopped itself with one (exit code 75, for
 #                     example after --max-time) and nobody asked this script to stop
 #
-# SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 to this script end the step, save and exit with 75: they reach the program as
-# SIGUSR2, because mpirun itself gives its processes only a second after SIGTERM. Exit codes are those of qattrain; a
-# rank that was killed is 7, where mpirun alone would say 137.
+# SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 to this script end the step or evaluation, save and exit with 75: they reach
+# the program as SIGUSR2, because mpirun itself gives its processes only a second after SIGTERM. Exit codes are those of
+# qattrain; a rank that was killed is 7, where mpirun alone would say 137.
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

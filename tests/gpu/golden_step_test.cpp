@@ -100,7 +100,8 @@ TEST_F(GoldenStepOnGpu, WithCodesEqualsPyTorchs) {
       const UseStream use(gpu.stream());
       place_here(*model);
       const auto parameters = parameters_of(*model);
-      const auto optimizer = make_optimizer({.momentum = 0.9, .weight_decay = 1e-4}, parameters);
+      const auto optimizer =
+          make_optimizer({.momentum = 0.9, .weight_decay = golden_qat::weight_decay}, parameters);
       const Var logits =
           model->forward(here(pixels), {.mode = ForwardMode::int8, .training = true});
       const Var loss =
@@ -108,7 +109,7 @@ TEST_F(GoldenStepOnGpu, WithCodesEqualsPyTorchs) {
       Tape::current().backward(loss, Tensor::full({1}, 1));
       results = {{"logits", on_host(logits.value())}, {"loss", on_host(loss.value())}};
       for (const auto& [of, p] : parameters) gradients[of] = on_host(p->var.grad());
-      optimizer->step(0.1);
+      optimizer->step(golden_qat::learning_rate);
       for (const auto& [of, p] : parameters) after[of] = on_host(p->var.value());
       Visitor visitor;
       visitor.buffer = [&](const std::string& of, Tensor& t) {

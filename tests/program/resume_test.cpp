@@ -83,6 +83,66 @@ TEST_F(Resume, ASignalStopsWithinAnEvaluationAndNothingThatWasTrainedIsLost) {
   expect_same_metrics("run", "whole");
 }
 
+// In the evaluation of what calibration gave, before the first QAT step: nothing was trained since
+// the float phase was saved, and the choice of codes is still open.
+TEST_F(Resume, ASignalBeforeTheFirstQatStepLeavesTheFloatPhasesCheckpoint) {
+  const std::vector<std::string> pictures = {"data.test_images=5000", "checkpoint.every_steps=0"};
+  const auto with = [&](std::vector<std::string> more, const std::string& name = "run") {
+    more.insert(more.begin(), pictures.begin(), pictures.end());
+    return tiny(more, name);
+  };
+  ASSERT_EQ(run(with({}, "whole")).code, 0);
+  ASSERT_EQ(run(with({"quant.weights.bits=4"}, "narrow")).code, 0);
+  const auto stop_in_it = [&](const std::string& name) {
+    const pid_t process = start(with({"eval.batch=1", "--resume=auto"}, name));
+    const std::string log = path("runs/" + name + "/log.txt");
+    for (int i = 0; i < 20000 && !has(read(log), "quantizer steps chosen"); ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    kill(process, SIGTERM);
+    return wait(process);
+  };
+  for (const std::string name : {"run", "other"}) {
+    const Result stopped = stop_in_it(name);
+    EXPECT_EQ(stopped.code, 75) << stopped.output;
+    EXPECT_EQ(read(path("runs/" + name + "/metrics.jsonl")).find("ptq"), std::string::npos);
+  }
+  ASSERT_EQ(run(with({"--resume=must"})).code, 0);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+  EXPECT_TRUE(has(read(path("runs/run/metrics.jsonl")), "eval/ptq_top1"));
+  ASSERT_EQ(run(with({"--resume=must", "quant.weights.bits=4"}, "other")).code, 0);
+  EXPECT_TRUE(final_bytes("other") == final_bytes("narrow"));
+}
+
+// Without a float phase there is no checkpoint yet.
+TEST_F(Resume, ASignalBeforeTheFirstStepOfAllIsFollowedByTheSameEvaluation) {
+  const std::vector<std::string> qat_alone = {"data.test_images=5000", "train.float.epochs=0"};
+  ASSERT_EQ(run(tiny(qat_alone, "whole")).code, 0);
+  std::vector<std::string> slow = qat_alone;
+  slow.push_back("eval.batch=1");
+  const pid_t process = start(tiny(slow));
+  for (int i = 0; i < 20000 && !has(read(path("runs/run/log.txt")), "quantizer steps chosen"); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  kill(process, SIGTERM);
+  ASSERT_EQ(wait(process).code, 75);
+  std::vector<std::string> rest = qat_alone;
+  rest.push_back("--resume=must");
+  ASSERT_EQ(run(tiny(rest)).code, 0);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+  expect_same_metrics("run", "whole");
+}
+
+// The time allowed is over at once: each process trains one step, and whatever evaluation stands
+// before it.
+TEST_F(Resume, RunsThatAreAllowedNoTimeGetToTheirEnd) {
+  ASSERT_EQ(run(saving({}, "whole")).code, 0);
+  int stops = 0;
+  for (; stops < 40 && run(saving({"--resume=auto", "--max-time", "0s"})).code == 75; ++stops) {
+  }
+  EXPECT_EQ(stops, 16);
+  EXPECT_TRUE(final_bytes() == final_bytes("whole"));
+  expect_same_metrics("run", "whole");
+}
+
 TEST_F(Resume, SignalsStopAfterACheckpointAndTheRunGoesOn) {
   ASSERT_EQ(run(saving({}, "whole")).code, 0);
   size_t lines = 2;

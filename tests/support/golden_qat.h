@@ -12,8 +12,10 @@
 namespace qt::golden_qat {
 
 constexpr float label_smoothing = 0.1f;
-// A share of a tensor's norm. No number of these cases is so close to the middle between two codes
-// or to the end of a range that roundings of f32 decide; what is left are those of sums.
+constexpr double learning_rate = 0.1, weight_decay = 0.05;
+// A share of a tensor's norm or largest number. No number of these cases is so close to the middle
+// between two codes or to the end of a range that roundings of f32 decide; what is left are those
+// of sums.
 constexpr double tolerance = 1e-4;
 constexpr double step_tolerance = 1e-3;  // of gradients of steps, whose terms nearly cancel
 
@@ -47,9 +49,11 @@ inline Tensor pixels(const Golden& golden, const std::string& name) {
 inline std::unique_ptr<Model> model(const Golden& golden, const std::string& name) {
   auto model = make_model(network(name));
   const auto values = golden_resnet20::initial_values();
-  for (const auto& [of, parameter] : parameters_of(*model))
-    parameter->set(parameter->kind == Parameter::Kind::step ? golden[name + ".step." + of].clone()
-                                                            : values.at(of));
+  for (const auto& [of, parameter] : parameters_of(*model)) {
+    const bool is_step = parameter->kind == Parameter::Kind::step;
+    parameter->set(is_step ? golden[name + ".step." + of].clone() : values.at(of));
+    if (is_step) parameter->floor = golden[name + ".floor." + of].clone();
+  }
   return model;
 }
 

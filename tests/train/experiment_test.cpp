@@ -182,26 +182,6 @@ std::string refusal_of_network(const std::string& yaml, int side = 16) {
   return "accepted";
 }
 
-TEST(Experiment, SchedulesThatCannotBeMeantAreRefused) {
-  const auto refusal = [](const std::string& phase, const std::string& epochs = "2") {
-    Experiment e;
-    try {
-      load_config_text(e, "train: {qat: {epochs: " + epochs + ", lr: 0.01, " + phase + "}}\n",
-                       "test.yaml");
-    } catch (const ConfigError& error) {
-      return std::string(error.what());
-    }
-    return std::string("accepted");
-  };
-  const std::string above = refusal("schedule: {min_lr: 0.02}");
-  EXPECT_NE(above.find("train.qat.schedule.min_lr"), std::string::npos) << above;
-  EXPECT_NE(above.find("0.02 is above the highest, lr = 0.01"), std::string::npos) << above;
-  EXPECT_NE(refusal("schedule: {kind: step}").find("schedule.milestones"), std::string::npos);
-  EXPECT_EQ(refusal("schedule: {min_lr: 0.01}"), "accepted");
-  EXPECT_EQ(refusal("schedule: {kind: step, milestones: [1]}"), "accepted");
-  EXPECT_EQ(refusal("schedule: {kind: step, min_lr: 1}", "0"), "accepted");
-}
-
 TEST(Experiment, OverridesReachResidualAdditionsByPattern) {
   Experiment e;
   load_config_text(e,

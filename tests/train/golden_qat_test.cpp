@@ -26,7 +26,8 @@ TEST_P(GoldenQat, OneStepEqualsPyTorchs) {
   const Golden file("qat.safetensors");
   const auto model = golden::model(file, name);
   const auto parameters = parameters_of(*model);
-  const auto optimizer = make_optimizer({.momentum = 0.9, .weight_decay = 1e-4}, parameters);
+  const auto optimizer =
+      make_optimizer({.momentum = 0.9, .weight_decay = golden::weight_decay}, parameters);
   const auto values = [&](bool gradients) {
     std::map<std::string, Tensor> all;
     for (const auto& [of, parameter] : parameters)
@@ -44,7 +45,7 @@ TEST_P(GoldenQat, OneStepEqualsPyTorchs) {
   expect_near(loss.value(), "loss");
   Tape::current().backward(loss, Tensor::full({1}, 1));
   golden::expect_equal(file, name + ".gradient", values(true));
-  optimizer->step(0.1);
+  optimizer->step(golden::learning_rate);
   golden::expect_equal(file, name + ".new", values(false));
   Visitor visitor;
   visitor.buffer = [&](const std::string& of, Tensor& t) { expect_near(t, "buffer." + of); };

@@ -99,15 +99,32 @@ TEST(Metrics, AResumeCutsLaterEpochsOfItsStepToo) {
     metrics.write(6, 2, {{"eval/ptq_top1", 2}});
   }
   TrainState state;
-  state.at.steps_done = 6, state.at.epochs_done = 1;
+  state.at.epochs_done = 1;
   const auto lines_after_resuming = [&] {
     TrainingLog(Experiment(), {.run_folder = run.path(), .resumed = true}, state).sync();
     return steps_in(run / "metrics.jsonl").size();
   };
-  state.at.step = 1;
+  state.at.steps_done = 7, state.at.step = 1;  // of the next phase
   EXPECT_EQ(lines_after_resuming(), 2u);
-  state.at.step = 0;
+  state.at.steps_done = 6, state.at.step = 0;
   EXPECT_EQ(lines_after_resuming(), 1u);
+}
+
+// A checkpoint between an epoch's last step and its evaluation, which may have been made since.
+TEST(Metrics, AResumeBeforeAnEvaluationCutsItsLines) {
+  const TemporaryFolder run;
+  {
+    MetricsLog metrics(run.path());
+    metrics.write(5, 1, {{"eval/top1", 1}});
+    metrics.write(6, 2, {{"train/loss", 1}});
+    metrics.write(6, 2, {{"eval/top1", 2}});
+    metrics.write(6, 2, {{"quant/step/conv1", 3}});
+  }
+  TrainState state;
+  state.at.steps_done = 6, state.at.epochs_done = 1, state.at.step = 1;
+  TrainingLog(Experiment(), {.run_folder = run.path(), .resumed = true}, state).sync();
+  EXPECT_EQ(slurp(run / "metrics.jsonl"),
+            metrics_line(5, 1, {{"eval/top1", 1}}) + metrics_line(6, 2, {{"train/loss", 1}}));
 }
 
 TEST(Metrics, AResumedRunsLogStartsOneSession) {
@@ -150,8 +167,10 @@ TEST(Metrics, ResumingARunWithoutNumbersStartsThem) {
 
 TEST(Metrics, StartingOverCutsEverything) {
   const TemporaryFolder run;
-  MetricsLog(run.path()).write(0, 0, {});
-  MetricsLog(run.path(), MetricsEnd{.step = -1}).write(1, 1, {});
+  MetricsLog(run.path()).write(0, 1, {});
+  MetricsLog metrics(run.path(), MetricsEnd());
+  EXPECT_THAT(slurp(metrics.events().path()), HasSubstr(std::string("\x3a\x02\x08\x01", 4)));
+  metrics.write(1, 1, {});
   EXPECT_THAT(steps_in(run / "metrics.jsonl"), ElementsAre(1));
 }
 

@@ -135,6 +135,56 @@ TEST(Sgd, RefusesTheStateOfAnotherNetwork) {
   EXPECT_THROW(optimizer->load({{"w.velocity", Tensor::zeros({3}, DType::f32)}}), CheckpointError);
 }
 
+// A kind with two moments: what all optimizers share keeps them, names them and takes them back.
+class Twofold : public Optimizer {
+ public:
+  Twofold(const OptimizerOptions& options, const std::vector<NamedParameter>& parameters)
+      : Optimizer(options, parameters, {"first", "second"}) {}
+
+ protected:
+  std::vector<AfterUpdate> updated(const std::vector<BeforeUpdate>& list) override {
+    std::vector<AfterUpdate> after;
+    for (const BeforeUpdate& before : list) {
+      const auto sum = [](const Tensor& a, const Tensor& b, float factor) {
+        Tensor out = Tensor::empty(b.shape(), DType::f32);
+        for (int64_t i = 0; i < b.elements(); ++i)
+          out.data<float>()[i] =
+              (a.defined() ? a.data<float>()[i] : 0) + factor * b.data<float>()[i];
+        return out;
+      };
+      const Tensor first = sum(before.moments[0], before.gradient, 1),
+                   second = sum(before.moments[1], first, 1);
+      after.push_back({sum(before.value, second, -before.rate.data<float>()[0]), {first, second}});
+    }
+    return after;
+  }
+};
+
+TEST(Optimizer, KeepsAllMomentsOfItsKindAtAddressesThatStay) {
+  Parameter a = parameter({1, 2}, Parameter::Kind::weight),
+            b = parameter({1, 2}, Parameter::Kind::weight);
+  Twofold one({}, {{"w", &a}}), other({}, {{"w", &b}});
+  const std::vector<Tensor*> addresses = one.tensors();
+  ASSERT_EQ(addresses.size(), 2u);
+  set_grad(a, {0.5f, -1});
+  one.step(0.5);
+  EXPECT_EQ(a.var.value().to_vector<float>(), (std::vector<float>{0.75f, 2.5f}));
+  EXPECT_EQ(one.tensors(), addresses);
+  EXPECT_EQ(addresses[1]->to_vector<float>(), (std::vector<float>{0.5f, -1}));
+  const NamedTensors state = one.state();
+  ASSERT_EQ(state.size(), 2u);
+  EXPECT_EQ(state[0].first, "w.first");
+  EXPECT_EQ(state[1].first, "w.second");
+  b.set(a.var.value());
+  const std::vector<Tensor*> others = other.tensors();
+  other.load(state);
+  EXPECT_EQ(other.tensors(), others);
+  for (Parameter* p : {&a, &b}) set_grad(*p, {1, 1});
+  one.step(0.5), other.step(0.5);
+  EXPECT_EQ(a.var.value().to_vector<float>(), (std::vector<float>{-0.25f, 3}));
+  EXPECT_EQ(a.var.value().to_vector<float>(), b.var.value().to_vector<float>());
+}
+
 TEST(Optimizer, UnknownKindsListWhatIsKnown) {
   try {
     make_optimizer({.kind = "adamant"}, {});

@@ -259,6 +259,8 @@ TEST(Replicas, AgreeOnTheEndOfAStep) {
     EXPECT_EQ(end.images, 12);
     EXPECT_EQ(end.bad, "layer1.0.conv1");
     EXPECT_EQ(end.stop, "SIGUSR2");
+    EXPECT_EQ(agreed_reason(ranks, last ? "SIGTERM" : ""), "SIGTERM");
+    EXPECT_EQ(agreed_reason(ranks, ""), "");
   });
 }
 

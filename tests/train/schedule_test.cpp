@@ -69,5 +69,25 @@ TEST(Schedule, UnknownKindsAreRefusedWithTheList) {
   }
 }
 
+TEST(Schedule, WhatCannotBeMeantIsRefusedByItsKey) {
+  const auto refusal = [](const std::string& yaml) {
+    Root root;
+    load_config_text(root, "schedule: {" + yaml + "}\n", "test.yaml");
+    try {
+      check_schedule(root.schedule, 0.01, "train.qat");
+    } catch (const ConfigError& error) {
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  const std::string above = refusal("min_lr: 0.02");
+  EXPECT_NE(above.find("train.qat.schedule.min_lr"), std::string::npos) << above;
+  EXPECT_NE(above.find("0.02 is above the highest, train.qat.lr = 0.01"), std::string::npos);
+  EXPECT_NE(refusal("kind: step").find("schedule.milestones"), std::string::npos);
+  for (const char* fine :
+       {"min_lr: 0.01", "kind: step, milestones: [1]", "kind: constant, min_lr: 1"})
+    EXPECT_EQ(refusal(fine), "accepted") << fine;
+}
+
 }  // namespace
 }  // namespace qt
