@@ -14,7 +14,7 @@ constexpr int64_t columns = 1024;  // forward passes between two reads, at most
 }  // namespace
 
 GpuTraining::GpuTraining(Model& model, Optimizer& optimizer, Loader& loader,
-                         const GpuTrainingOptions& options)
+                         const StepOptions& options)
     : model_(model),
       optimizer_(optimizer),
       options_(options),
@@ -61,7 +61,7 @@ void GpuTraining::take_batches() {
   }
 }
 
-StepEnd GpuTraining::step(double lr, const std::string& stop) {
+StepEnd GpuTraining::step(double lr, const std::function<std::string()>& stop) {
   QT_CHECK(!is_full(), "GpuTraining: read() comes before the next step");
   options_.note("reading pictures");
   take_batches();
@@ -156,7 +156,7 @@ void GpuTraining::body() {
 // A step whose gradients and running statistics become those of all ranks in the middle. What one
 // rank finds not finite before is left out by all; the sums are the same everywhere, and so is what
 // each finds in them.
-StepEnd GpuTraining::body_of_ranks(const std::string& stop) {
+StepEnd GpuTraining::body_of_ranks(const std::function<std::string()>& stop) {
   std::vector<CheckedTensor> watched;
   StatisticsAverage average(norms_, *options_.ranks);
   for (const GpuBatch& batch : batches_) {
@@ -174,7 +174,9 @@ StepEnd GpuTraining::body_of_ranks(const std::string& stop) {
   input_.prefetch();
   options_.buckets->finish();
   average.finish();
-  const StepEnd end = ends_.emplace_back(agreed(*options_.ranks, of_this_rank(watched, stop)));
+  StepEnd mine = of_this_rank(watched);
+  mine.stop = stop();
+  const StepEnd end = ends_.emplace_back(agreed(*options_.ranks, mine));
   options_.note("update");
   if (end.bad.empty()) {
     watched.clear();
@@ -188,8 +190,7 @@ StepEnd GpuTraining::body_of_ranks(const std::string& stop) {
 }
 
 // Read from the GPU, which has nothing to do any more that another rank could keep waiting.
-StepEnd GpuTraining::of_this_rank(const std::vector<CheckedTensor>& watched,
-                                  const std::string& stop) const {
+StepEnd GpuTraining::of_this_rank(const std::vector<CheckedTensor>& watched) const {
   const auto losses = on_host(losses_).to_vector<float>(), hits = on_host(hits_).to_vector<float>();
   const auto bad = int64_t(on_host(first_bad(watched)).to_vector<float>()[0]);
   StepEnd end;
@@ -199,7 +200,6 @@ StepEnd GpuTraining::of_this_rank(const std::vector<CheckedTensor>& watched,
     end.images += images_[i];
   }
   if (bad > 0) end.bad = watched.at(size_t(bad) - 1).name;
-  end.stop = stop;
   return end;
 }
 

@@ -4,8 +4,6 @@
 #include <cmath>
 
 #include "core/base/log.h"
-#include "core/ops/ops.h"
-#include "deploy/engine.h"
 #include "train/network.h"
 
 namespace qt {
@@ -27,11 +25,7 @@ Trainer::Outcome Trainer::run_phases() {
 // Like whatever it calls that may be asked to stop: why it did before its end, "" where it did not.
 std::string Trainer::epoch() {
   if (const std::string reason = evaluate_calibration(); !reason.empty()) return reason;
-  const int64_t first = state_.at.step * experiment_.train.accumulate;
-  if (gpu_)
-    gpu_->start_epoch(int(state_.at.epochs_done), first);
-  else
-    loader_->start_epoch(int(state_.at.epochs_done), first);
+  steps_->start_epoch(int(state_.at.epochs_done), state_.at.step * experiment_.train.accumulate);
   while (state_.at.step < steps_per_epoch_) {
     if (const std::string reason = train_step(); !reason.empty()) return reason;
     if (is_due_for_saving() && state_.at.step < steps_per_epoch_) save({});
@@ -66,11 +60,13 @@ std::string Trainer::train_step() {
     flip_a_bit(*parameters_.front().parameter);
   }
   freeze_statistics();
-  const StepEnd end = gpu_ ? step_on_gpu(lr) : step_on_cpu(lr);
+  const StepEnd end = [&] {
+    const auto section = device_->enter();
+    return steps_->step(lr, [this] { return requests_->reason(); });
+  }();
 
   has_trained_ = true, calibration_is_new_ = false;
   ++state_.at.step, ++state_.at.steps_done;
-  if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
   StepReport report{.phase = phase().name,
                     .epoch = state_.at.epoch,
                     .epochs = phase().config->epochs,
@@ -85,7 +81,8 @@ std::string Trainer::train_step() {
     report.waited_for_ranks = buckets_->seconds_waited() - exposed_before;
   }
   const bool due = log_->is_due(report, state_.at.steps_done);
-  if (gpu_ && (due || gpu_->is_full())) read_gpu();
+  if (due || steps_->is_full()) read_steps();
+  if (options_.steps_done) *options_.steps_done = state_.at.steps_done;
   const auto write = [&] { log_->step(report, state_); };
   if (due)
     by_writer(ranks_, "a line of the log", write);
@@ -94,47 +91,10 @@ std::string Trainer::train_step() {
   return ranks_.alone() ? requests_->reason() : end.stop;
 }
 
-StepEnd Trainer::step_on_cpu(double lr) {
-  const Meter before = state_.meter;
-  if (step_state_) step_state_->begin();
-  StepEnd end = run_batches();
-  end.stop = requests_->reason();
-  end = agreed(ranks_, end);
-  std::string bad = end.bad;
-  if (bad.empty()) {
-    if (!ranks_.alone()) state_.meter.add(end.loss, end.correct, end.images);
-    note("update");
-    bad = update(lr);
-  }
-  if (bad.empty()) return end;
-  leave_out(bad, state_.at.steps_done + 1);
-  state_.meter = before;
-  step_state_->put_back();
-  for (const NamedParameter& p : parameters_) p.parameter->var.clear_grad();
-  return end;
-}
-
-// What is not finite; "": nothing.
-std::string Trainer::update(double lr) {
-  if (const std::string bad = first_bad_gradient(parameters_); !bad.empty())
-    return "the gradient of " + bad;
-  optimizer_->step(lr);
-  const Tensor lifted = optimizer_->take_lifted();
-  std::string bad = first_bad_parameter(parameters_, phase().quantized());
-  if (bad.empty() && lifted.defined()) state_.projections += int64_t(lifted.to_vector<float>()[0]);
-  return bad;
-}
-
-// Enqueued; what it gave is known after read_gpu().
-StepEnd Trainer::step_on_gpu(double lr) {
+// What the steps since the last call gave: the meter, or the end.
+void Trainer::read_steps() {
   const auto section = device_->enter();
-  return gpu_->step(lr, requests_->reason());
-}
-
-void Trainer::read_gpu() {
-  if (!gpu_) return;
-  const auto section = device_->enter();
-  const std::vector<StepResult> results = gpu_->read();
+  const std::vector<StepResult> results = steps_->read();
   int64_t step = state_.at.steps_done - int64_t(results.size());
   for (const StepResult& result : results) {
     ++step;
@@ -151,60 +111,9 @@ void Trainer::read_gpu() {
 // A step that must change nothing, or the end.
 void Trainer::leave_out(const std::string& what, int64_t step) {
   if (!skips()) diverged(what, step);
-  Tape::current().forget();
   ++state_.skipped;
   log_->say("step " + std::to_string(step) + " (" + phase().name + "): " + what +
             " is not finite; the step is left out, " + std::to_string(state_.skipped) + " so far");
-}
-
-// Forward and backward; afterwards gradients and running statistics are those of all ranks.
-StepEnd Trainer::run_batches() {
-  const TrainConfig& config = experiment_.train;
-  StatisticsAverage average(norms_, ranks_);
-  StepEnd end;
-  for (int micro = 0; micro < config.accumulate; ++micro) {
-    Batch batch;
-    note("reading pictures");
-    QT_CHECK(loader_->next(batch), "the loader ended within an epoch");
-    const int64_t n = batch.labels.elements();
-    const Pass pass{.mode = phase().mode,
-                    .training = true,
-                    .float_forward = float_forward_precision(experiment_, false),
-                    .backward = backward_,
-                    .keep_16_bits = state_.run.saved == "f16",
-                    .health = &health_,
-                    .synchronize = synchronized(),
-                    .samples_per_sample = float(double(batch.global_samples) / double(n))};
-    note("forward");
-    const Var logits = model_->forward(batch.images, pass);
-    const Var loss = softmax_cross_entropy(logits, batch.labels, config.label_smoothing);
-    const double value = loss.value().data<float>()[0];
-    const std::string bad = first_not_finite(value);  // asked each time: it forgets what it watched
-    if (end.bad.empty()) end.bad = bad;
-    // Alone there is nobody to agree with; with others all of them end the step first.
-    if (ranks_.alone() && !end.bad.empty()) {
-      while (++micro < config.accumulate) loader_->next(batch);  // the next step has its own
-      return end;
-    }
-    note("backward");
-    if (micro + 1 == config.accumulate) {
-      if (!synchronized()) average.start();
-      if (buckets_) buckets_->arm();
-    }
-    Tape::current().backward(loss, backward_seed(batch));
-    const int64_t correct = count_top1(logits.value(), batch.labels);
-    if (ranks_.alone()) state_.meter.add(value * double(n), correct, n);
-    end.loss += value * double(n), end.correct += correct, end.images += n;
-  }
-  if (buckets_) buckets_->finish();
-  average.finish();
-  return end;
-}
-
-// The gradient of the loss: this rank's share of the global batch, and the batch's of the step.
-Tensor Trainer::backward_seed(const Batch& batch) const {
-  const double share = double(batch.labels.elements()) / double(batch.global_samples);
-  return Tensor::full({1}, float(share / double(experiment_.train.accumulate)));
 }
 
 bool Trainer::is_due_for_saving() const {
@@ -214,7 +123,7 @@ bool Trainer::is_due_for_saving() const {
 
 // Where its evaluation is stopped the epoch has not ended: a run that is continued begins with it.
 std::string Trainer::end_epoch() {
-  read_gpu();
+  read_steps();
   const int64_t epoch = state_.at.epoch + 1;
   const bool phase_ends = epoch == phase().config->epochs;
   const auto due = [&](int every) { return phase_ends || (every > 0 && epoch % every == 0); };
@@ -256,12 +165,6 @@ void Trainer::advance() {
   ++state_.at.phase;
   state_.at.calibrated = false;
   if (!is_complete()) phase_began_at_ = state_.at.steps_done;
-}
-
-std::string Trainer::first_not_finite(double loss) {
-  const std::string constant = health_.first_bad();
-  if (!constant.empty()) return constant;
-  return std::isfinite(loss) ? "" : "loss";
 }
 
 void Trainer::diverged(const std::string& what, int64_t step) {

@@ -15,13 +15,13 @@
 #include "train/device.h"
 #include "train/evaluate.h"
 #include "train/experiment.h"
-#include "train/gpu_training.h"
 #include "train/replica.h"
 #include "train/run_folder.h"
 #include "train/signals.h"
 #include "train/simulation.h"
 #include "train/state.h"
 #include "train/training_log.h"
+#include "train/training_steps.h"
 
 namespace qt {
 
@@ -65,7 +65,7 @@ class Trainer {
   const std::string& device() const { return device_->name(); }
   const std::string& library() const { return state_.run.library; }
   // Where a GPU replays recorded steps: true, or why not.
-  bool replays() const { return gpu_ && gpu_->replays(); }
+  bool replays() const { return steps_ && steps_->replays(); }
   std::string what_was_evaluated() const;  // "integer-program", "float", "simulated"
   std::string summary() const;             // for --dry-run and the log
 
@@ -90,13 +90,8 @@ class Trainer {
   Outcome stop_here(const std::string& reason);
   std::string reason_to_stop_evaluation() const;
   std::string train_step();
-  StepEnd step_on_cpu(double lr);
-  StepEnd run_batches();
-  std::string update(double lr);
-  StepEnd step_on_gpu(double lr);
-  void read_gpu();
+  void read_steps();
   void leave_out(const std::string& what, int64_t step);
-  Tensor backward_seed(const Batch& batch) const;
   std::string end_epoch();
   bool is_due_for_saving() const;
   void advance();
@@ -112,7 +107,6 @@ class Trainer {
   bool is_best(const Evaluation& result) const;
   void check_finite(const Evaluation& result);
   void collect_statistics();
-  std::string first_not_finite(double loss);
   [[noreturn]] void diverged(const std::string& what, int64_t step);
   LogitsOf on_device(const LogitsOf& logits_of) const;
 
@@ -157,16 +151,13 @@ class Trainer {
   TrainState state_;
   std::unique_ptr<Optimizer> optimizer_;
   std::optional<LearningRate> learning_rate_;
-  // On the CPU with train.on_nan skip: what a step must leave as it was. On a GPU: its steps.
-  std::unique_ptr<StepState> step_state_;
-  std::unique_ptr<GpuTraining> gpu_;
+  std::unique_ptr<TrainingSteps> steps_;      // of this phase
   std::unique_ptr<GradientBuckets> buckets_;  // with several ranks: the gradients' way
   const StopRequests* requests_ = nullptr;
   std::string stop_reason_;             // of all ranks, where the run was stopped
   bool has_trained_ = false;            // a step, in this process
   bool calibration_is_new_ = false;     // no step was trained with it, nor was it evaluated
   std::optional<int64_t> saved_after_;  // steps of the checkpoint that was saved or loaded last
-  Health health_;
   std::optional<Evaluation> last_evaluation_;
   bool was_complete_ = false;  // when it was continued: nothing is left to train, nor to write
 };

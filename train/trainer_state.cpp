@@ -9,6 +9,8 @@
 #include "core/tensor/transfer.h"
 #include "deploy/build_program.h"
 #include "deploy/model_file.h"
+#include "train/cpu_training.h"
+#include "train/gpu_training.h"
 #include "train/network.h"
 #include "train/threads.h"
 #include "train/trainer.h"
@@ -340,7 +342,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
   const auto section = device_->enter();
   const PhaseConfig& config = *phase().config;
   phase_began_at_ = state_.at.steps_done - state_.at.epoch * steps_per_epoch_ - state_.at.step;
-  gpu_.reset(), step_state_.reset();  // before what they watch
+  steps_.reset();  // before what they watch
   const OptimizerConfig& optimizer = experiment_.train.optimizer;
   optimizer_ =
       make_optimizer({.kind = optimizer.kind,
@@ -357,22 +359,23 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
   set_missing_floors(*model_);
   if (optimizer_state) optimizer_->load(*optimizer_state);
   make_buckets();
+  const StepOptions options{
+      .mode = phase().mode,
+      .float_forward = float_forward_precision(experiment_, device_->on_gpu()),
+      .backward = backward_,
+      .keep_16_bits = state_.run.saved == "f16",
+      .accumulate = experiment_.train.accumulate,
+      .label_smoothing = experiment_.train.label_smoothing,
+      .goes_on = skips(),
+      .say = [this](const std::string& text) { log_->say(text); },
+      .note = [this](const char* activity) { note(activity); },
+      .ranks = ranks_.alone() ? nullptr : &ranks_,
+      .buckets = buckets_.get(),
+      .synchronize = synchronized()};
   if (device_->on_gpu())
-    gpu_ = std::make_unique<GpuTraining>(
-        *model_, *optimizer_, *loader_,
-        GpuTrainingOptions{.mode = phase().mode,
-                           .float_forward = float_forward_precision(experiment_, true),
-                           .backward = backward_,
-                           .keep_16_bits = state_.run.saved == "f16",
-                           .accumulate = experiment_.train.accumulate,
-                           .label_smoothing = experiment_.train.label_smoothing,
-                           .say = [this](const std::string& text) { log_->say(text); },
-                           .ranks = ranks_.alone() ? nullptr : &ranks_,
-                           .buckets = buckets_.get(),
-                           .synchronize = synchronized(),
-                           .note = [this](const char* activity) { note(activity); }});
-  else if (skips())
-    step_state_ = std::make_unique<StepState>(*model_, *optimizer_);
+    steps_ = std::make_unique<GpuTraining>(*model_, *optimizer_, *loader_, options);
+  else
+    steps_ = std::make_unique<CpuTraining>(*model_, *optimizer_, *loader_, options);
 }
 
 // Of the parameters that this phase trains.
@@ -412,7 +415,7 @@ void Trainer::calibrate_now() {
 }
 
 void Trainer::save(std::optional<double> score) {
-  read_gpu();
+  if (steps_) read_steps();
   note("saving");
   meet(options_.simulation, ranks_, Simulation::Place::save);
   by_writer(ranks_, "saving", [&] {

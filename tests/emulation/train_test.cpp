@@ -135,12 +135,12 @@ class EmulatedSteps : public EmulatedGpu {
     Stepped stepped;
     GpuTraining gpu(*model, *optimizer, training,
                     {.backward = Precision::f32,
-                     .record = record,
-                     .say = [&](const std::string& text) { stepped.said += text + "\n"; }});
+                     .say = [&](const std::string& text) { stepped.said += text + "\n"; },
+                     .record = record});
     gpu.start_epoch(0, 0);
     for (int i = 0; i < steps; ++i) {
       before_step(i);
-      gpu.step(0.05);
+      gpu.step(0.05, [] { return std::string(); });
       if (!read_each && i + 1 < steps) continue;
       for (StepResult& result : gpu.read()) stepped.results.push_back(std::move(result));
     }

@@ -142,17 +142,16 @@ TEST_F(SignalsMpi, ToMpirunItselfStopAllRanksAtOneStep) {
   const std::vector<std::string> mpirun = {"mpirun",    "-np",  "3",           "--oversubscribe",
                                            "--bind-to", "none", program_path()};
   ASSERT_EQ(wait(start_command(mpirun, small(job, "whole"))).code, 0);
-  size_t lines = 2;
   for (int signal : {SIGUSR1, SIGUSR2}) {
+    const size_t lines = lines_written();
     const pid_t process = start_command(mpirun, small(job));
-    wait_for_lines(process, lines);
+    wait_for_lines(process, lines + 2);
     kill(process, signal);
     const Result result = wait(process);
     EXPECT_EQ(result.code, 75) << result.output;
     EXPECT_NE(result.output.find(signal == SIGUSR1 ? "stopped by SIGUSR1" : "stopped by SIGUSR2"),
               std::string::npos)
         << result.output;
-    lines += 2;
   }
   ASSERT_EQ(wait(start_command(mpirun, small(job))).code, 0);
   EXPECT_TRUE(final_bytes() == final_bytes("whole"));

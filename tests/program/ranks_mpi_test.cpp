@@ -181,15 +181,14 @@ TEST_F(RanksMpi, SignalsStopAllRanksAtOneStep) {
   std::vector<std::string> resumed = longer;
   resumed.push_back("--resume=auto");
   ASSERT_EQ(run_on(2, small(longer, "whole")).code, 0);
-  size_t lines = 2;
   for (int signal : {SIGUSR1, SIGUSR2, SIGTERM}) {
+    const size_t lines = lines_written();
     const pid_t process = start_on(2, small(resumed));
-    wait_for_lines(process, lines);
+    wait_for_lines(process, lines + 2);
     kill(process, signal);
     const Result result = wait(process);
     EXPECT_EQ(result.code, 75) << result.output;
     EXPECT_NE(status().find("\"stopped\""), std::string::npos) << status();
-    lines += 2;
   }
   ASSERT_EQ(run_on(2, small(resumed)).code, 0);
   EXPECT_TRUE(final_bytes() == final_bytes("whole"));
