@@ -52,7 +52,9 @@ class MessageCommunicator::PendingSum : public Pending {
   void wait() override {
     const auto before = Clock::now();
     communicator_.wait(operation_);
-    waited_ = std::chrono::duration<double>(Clock::now() - before).count();
+    const std::chrono::duration<double> waited =
+        operation_->finished - std::max(before, operation_->started);
+    waited_ = std::max(0.0, waited.count());
   }
   double started() const override { return seconds_of_clock(operation_->started); }
   double finished() const override { return seconds_of_clock(operation_->finished); }
@@ -90,8 +92,7 @@ MessageCommunicator::MessageCommunicator(const Open& open, const std::string& na
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   {
     std::unique_lock lock(mutex_);
-    const auto limit = std::chrono::duration<double>(timeout);
-    if (!changed_.wait_for(lock, limit, [&] { return open_ || could_not_open_; }))
+    if (!changes_within(timeout, lock, [&] { return open_ || could_not_open_; }))
       give_up("the start of " + name_, timeout);
   }
   if (could_not_open_) {
@@ -141,18 +142,25 @@ std::shared_ptr<Kind> MessageCommunicator::start(const std::string& what,
   return operation;
 }
 
+// Waits for `over`, which it returns. Time in which this process stood still does not count.
+bool MessageCommunicator::changes_within(double seconds, std::unique_lock<std::mutex>& lock,
+                                         const std::function<bool()>& over) {
+  std::chrono::duration<double> left(seconds);
+  while (left.count() > 0 && !over()) {
+    const auto slice = std::min<std::chrono::duration<double>>(left, milliseconds(500));
+    changed_.wait_for(lock, slice, over);
+    left -= slice;
+  }
+  return over();
+}
+
 void MessageCommunicator::wait(const OperationPointer& operation) {
   {
     std::unique_lock lock(mutex_);
     // The thread finds out who is late; that it is itself stuck inside of the library is the last
     // resort.
-    const auto over = [&] { return operation->complete || !failure_.empty(); };
-    std::chrono::duration<double> left(timeout_.load() + 10);
-    while (left.count() > 0 && !over()) {  // time in which this process stood still does not count
-      const auto slice = std::min<std::chrono::duration<double>>(left, milliseconds(500));
-      changed_.wait_for(lock, slice, over);
-      left -= slice;
-    }
+    changes_within(timeout_.load() + 10, lock,
+                   [&] { return operation->complete || !failure_.empty(); });
     if (!operation->complete)
       throw PeerError(failure_.empty() ? operation->what() + ": no progress in " + name_
                                        : failure_);
@@ -218,8 +226,7 @@ void MessageCommunicator::close() {
   to_do_.notify_one();
   {
     std::unique_lock lock(mutex_);
-    const auto limit = std::chrono::duration<double>(timeout_.load());
-    if (!changed_.wait_for(lock, limit, [&] { return ended_; }))
+    if (!changes_within(timeout_.load(), lock, [&] { return ended_; }))
       give_up("the end of " + name_, timeout_.load());
   }
   thread_.join();
@@ -373,6 +380,7 @@ void MessageCommunicator::watch() {
 void MessageCommunicator::forgive(Clock::time_point now, Clock::duration time) {
   for (const OperationPointer& operation : active_)
     operation->started = std::min(now, operation->started + time);
+  failed_at_ = std::min(now, failed_at_ + time);
   peers_->forgive(now, time);
 }
 

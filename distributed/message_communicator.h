@@ -52,6 +52,8 @@ class MessageCommunicator : public Communicator {
   void fail(const std::string& message, std::optional<int> lost = {});
   void lose(const std::string& message, int rank);
   void say(const std::string& message);
+  bool changes_within(double seconds, std::unique_lock<std::mutex>& lock,
+                      const std::function<bool()>& over);
   void forgive(Clock::time_point now, Clock::duration time);
   [[noreturn]] void end_process();
   void say_goodbye();

@@ -17,7 +17,7 @@ CpuTraining::CpuTraining(Model& model, Optimizer& optimizer, Loader& loader,
       options_(options),
       parameters_(parameters_of(model)),
       norms_(norms_of(model)) {
-  if (options.goes_on) before_.emplace(model, optimizer);
+  if (options.takes_back) before_.emplace(model, optimizer);
 }
 
 StepEnd CpuTraining::step(double lr, const std::function<std::string()>& stop) {

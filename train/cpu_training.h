@@ -38,7 +38,7 @@ class CpuTraining : public TrainingSteps {
   std::vector<NamedParameter> parameters_;
   std::vector<BatchNormState*> norms_;
   Health health_;
-  std::optional<StepState> before_;  // what a step must leave as it was, where it goes on
+  std::optional<StepState> before_;  // what a step must leave as it was, where it takes back
   std::vector<StepResult> results_;
 };
 

@@ -41,9 +41,9 @@ struct ScheduleConfig : Section {
                      "the learning rate where the schedule's factor is zero"};
 };
 
-// ConfigError, naming the key below `phase` ("train.qat"), where the schedule cannot be meant: it
-// rises to above the highest rate, or steps down nowhere. For training, not for what a stored run
-// is read for.
+// ConfigError, naming the key below `phase` ("train.qat"), where the schedule cannot be meant: its
+// lowest rate is above the highest, or it has no milestones to step down at. For training, not for
+// what a stored run is read for.
 void check_schedule(const ScheduleConfig& config, double highest, const std::string& phase);
 
 // The learning rate of every step of one phase.

@@ -35,8 +35,8 @@ struct RunIdentity {
   int world = 1;
   std::string library, config_hash, program_version;
   std::map<std::string, std::string> config;  // Experiment's course_of
-  // Of the CPUs (each once where those of ranks differ); precision of backward convolutions, alike;
-  // what backward reads of normalized values. "": not known.
+  // Of the CPU, and precision of backward convolutions (where ranks differ, of each in their
+  // order); what backward reads of normalized values. "": not known.
   std::string isa, backward, saved;
   int64_t steps_per_epoch = 0, training_pictures = 0;  // 0: not known
   std::vector<std::string> phases;                     // in order; empty: not known

@@ -40,13 +40,13 @@ std::string lines_of(const std::vector<std::shared_ptr<const Dataset>>& sets) {
   return text;
 }
 
-// "avx2", or where ranks differ each once: "avx2, avx512_bf16".
-std::string of_all(Communicator& ranks, const std::string& mine) {
+// "avx2", or where ranks differ that of each in their order: "avx2, avx512_bf16".
+std::string of_ranks(Communicator& ranks, const std::string& mine) {
   if (ranks.alone()) return mine;
   const std::vector<std::string> all = gathered(ranks, mine, "what ranks compute with");
+  if (std::set(all.begin(), all.end()).size() == 1) return mine;
   std::string list;
-  for (const std::string& text : std::set(all.begin(), all.end()))
-    list += (list.empty() ? "" : ", ") + text;
+  for (const std::string& text : all) list += (list.empty() ? "" : ", ") + text;
   return list;
 }
 
@@ -113,8 +113,8 @@ Trainer::Trainer(const Experiment& experiment, const TrainerOptions& options)
   state_.run.config_hash = config_hash(experiment);
   state_.run.config = course_of(experiment);
   state_.run.program_version = version_number;
-  if (!device_->on_gpu()) state_.run.isa = of_all(ranks_, name_of(cpu_isa()));
-  state_.run.backward = of_all(ranks_, name_of(backward_));
+  if (!device_->on_gpu()) state_.run.isa = of_ranks(ranks_, name_of(cpu_isa()));
+  state_.run.backward = of_ranks(ranks_, name_of(backward_));
   state_.run.saved = experiment.train.saved;
   state_.run.steps_per_epoch = steps_per_epoch_;
   state_.run.training_pictures = train_set_->size();
@@ -366,7 +366,7 @@ void Trainer::begin_phase(const NamedTensors* optimizer_state) {
       .keep_16_bits = state_.run.saved == "f16",
       .accumulate = experiment_.train.accumulate,
       .label_smoothing = experiment_.train.label_smoothing,
-      .goes_on = skips(),
+      .takes_back = skips(),
       .say = [this](const std::string& text) { log_->say(text); },
       .note = [this](const char* activity) { note(activity); },
       .ranks = ranks_.alone() ? nullptr : &ranks_,
@@ -415,7 +415,7 @@ void Trainer::calibrate_now() {
 }
 
 void Trainer::save(std::optional<double> score) {
-  if (steps_) read_steps();
+  read_steps();
   note("saving");
   meet(options_.simulation, ranks_, Simulation::Place::save);
   by_writer(ranks_, "saving", [&] {

@@ -17,7 +17,7 @@ struct StepResult {
     int64_t correct = 0, images = 0;
   };
   std::vector<Part> parts;
-  std::string bad;     // what was not finite; "": nothing. Then the step changed nothing.
+  std::string bad;     // what was not finite, so that the step does not count; "": nothing
   int64_t lifted = 0;  // elements of quantizer steps lifted to their floor
 };
 
@@ -28,9 +28,9 @@ struct StepOptions {
   bool keep_16_bits = false;
   int accumulate = 1;  // forward passes of a step
   float label_smoothing = 0;
-  // Whether there is a step after one that was not finite. Without it a CPU leaves the network as
-  // that step made it.
-  bool goes_on = false;
+  // A step that was not finite leaves everything as it was, so that the next one may follow. On a
+  // GPU always; without it a CPU leaves the network as that step made it.
+  bool takes_back = false;
   std::function<void(const std::string&)> say = [](const std::string&) {};
   // note: what the step is doing, for messages.
   std::function<void(const char*)> note = [](const char*) {};
@@ -50,8 +50,9 @@ class TrainingSteps {
  public:
   virtual ~TrainingSteps() = default;
   virtual void start_epoch(int epoch, int64_t first_batch) = 0;
-  // The next step, or enqueues it; how many pictures it takes. With several ranks: what all of them
-  // agreed on, stop being asked at the step's end for this rank's reason to stop after it.
+  // The next step, or enqueues it. Of the result `images` alone holds: how many pictures it takes.
+  // With several ranks: what all of them agreed on, stop being asked at the step's end for this
+  // rank's reason to stop after it.
   virtual StepEnd step(double lr, const std::function<std::string()>& stop) = 0;
   // read() must come before the next step().
   virtual bool is_full() const = 0;

@@ -236,6 +236,22 @@ TEST(Communicator, TheSameErrorEverywhereKeepsItsCodeAndIsSaidOnce) {
   EXPECT_EQ(speakers, 1);
 }
 
+// A rank is silent for what this process could have heard, not for time in which it did not run.
+TEST(Peers, AreForgivenTimeInWhichNobodyCouldBeHeard) {
+  const auto exchange = std::make_shared<MemoryExchange>(2);
+  MemoryTransport transport(exchange, 0);
+  Peers peers(transport);
+  peers.set_timeout(std::chrono::seconds(1));  // silent after 3 s
+  EXPECT_FALSE(peers.is_silent(1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(3200));
+  EXPECT_TRUE(peers.is_silent(1));
+  peers.forgive(Clock::now(), std::chrono::seconds(2));
+  EXPECT_FALSE(peers.is_silent(1));
+  peers.forgive(Clock::now(), std::chrono::hours(1));  // nobody is heard in the future
+  std::this_thread::sleep_for(std::chrono::milliseconds(3200));
+  EXPECT_TRUE(peers.is_silent(1));
+}
+
 TEST(FairThreads, DivideTheProcessorsOfEachHost) {
   const auto rank_on = [](const std::string& host, uint64_t processors) {
     Identity identity;

@@ -154,14 +154,15 @@ TEST_F(RanksMpi, AStoppedRankIsNamedToo) {
 // waits for the second when both are stopped, and wakes up before it.
 TEST_F(RanksMpi, AJobThatWasSuspendedForLongerThanTheTimeoutGoesOn) {
   using std::chrono::milliseconds;
-  const pid_t process = start_on(2, small({"data.train_images=2400", "distributed.timeout=6"}));
+  const pid_t process = start_on(2, small({"data.train_images=2400", "distributed.timeout=10"}));
   wait_for_lines(process, 2);
   const std::vector<pid_t> ranks = rank_processes();
+  if (ranks.size() != 2) kill(process, SIGTERM);
   ASSERT_EQ(ranks.size(), 2u);
   kill(ranks[1], SIGSTOP);
   std::this_thread::sleep_for(milliseconds(1000));
   kill(ranks[0], SIGSTOP);
-  std::this_thread::sleep_for(milliseconds(17000));
+  std::this_thread::sleep_for(milliseconds(21000));
   const size_t lines = lines_written();
   kill(ranks[0], SIGCONT);
   std::this_thread::sleep_for(milliseconds(1000));

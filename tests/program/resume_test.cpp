@@ -124,6 +124,8 @@ TEST_F(Resume, ASignalBeforeTheFirstStepOfAllIsFollowedByTheSameEvaluation) {
     std::this_thread::sleep_for(std::chrono::milliseconds(2));
   kill(process, SIGTERM);
   ASSERT_EQ(wait(process).code, 75);
+  EXPECT_EQ(last_checkpoint().filename(), "step-00000000");
+  EXPECT_EQ(read(path("runs/run/metrics.jsonl")), "");
   std::vector<std::string> rest = qat_alone;
   rest.push_back("--resume=must");
   ASSERT_EQ(run(tiny(rest)).code, 0);
@@ -144,17 +146,19 @@ TEST_F(Resume, RunsThatAreAllowedNoTimeGetToTheirEnd) {
 }
 
 TEST_F(Resume, SignalsStopAfterACheckpointAndTheRunGoesOn) {
-  ASSERT_EQ(run(saving({}, "whole")).code, 0);
+  const std::string longer = "data.train_images=256";  // 16 steps in float, 16 in QAT
+  ASSERT_EQ(run(saving({longer}, "whole")).code, 0);
   for (int signal : {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2}) {
     const size_t lines = lines_written();
-    const pid_t process = start(saving({"--resume=auto"}));
-    wait_for_lines(process, lines + 1);
+    const pid_t process = start(saving({longer, "--resume=auto"}));
+    wait_for_lines(process, lines + 4);
     kill(process, signal);
     const Result result = wait(process);
     EXPECT_EQ(result.code, 75) << result.output;
     EXPECT_NE(read(path("runs/run/STATUS.json")).find("\"stopped\""), std::string::npos);
   }
-  const Result last = run(saving({"--resume=must"}));
+  EXPECT_GT(lines_written(), 20u) << "the last of them in QAT";
+  const Result last = run(saving({longer, "--resume=must"}));
   ASSERT_EQ(last.code, 0) << last.output;
   EXPECT_TRUE(final_bytes() == final_bytes("whole"));
 }
