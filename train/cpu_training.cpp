@@ -46,8 +46,9 @@ StepEnd CpuTraining::run_batches(StepResult& result) {
     options_.note("reading pictures");
     QT_CHECK(loader_.next(batch), "the loader ended within an epoch");
     const int64_t n = batch.labels.elements();
+    const BatchShare share{n, batch.global_samples};
     options_.note("forward");
-    const Var logits = model_.forward(batch.images, pass_of(batch));
+    const Var logits = model_.forward(batch.images, training_pass(options_, share, health_));
     const Var loss = softmax_cross_entropy(logits, batch.labels, options_.label_smoothing);
     const double value = loss.value().data<float>()[0];
     const std::string bad = first_not_finite(value);  // asked each time: it forgets what it watched
@@ -63,7 +64,7 @@ StepEnd CpuTraining::run_batches(StepResult& result) {
       if (average) average->start();
       if (options_.buckets) options_.buckets->arm();
     }
-    Tape::current().backward(loss, backward_seed(batch));
+    Tape::current().backward(loss, loss_gradient(options_, share));
     const int64_t correct = count_top1(logits.value(), batch.labels);
     result.parts.push_back({value * double(n), correct, n});
     end.loss += value * double(n), end.correct += correct, end.images += n;
@@ -71,24 +72,6 @@ StepEnd CpuTraining::run_batches(StepResult& result) {
   if (options_.buckets) options_.buckets->finish();
   if (average) average->finish();
   return end;
-}
-
-Pass CpuTraining::pass_of(const Batch& batch) {
-  const double share = double(batch.global_samples) / double(batch.labels.elements());
-  return {.mode = options_.mode,
-          .training = true,
-          .float_forward = options_.float_forward,
-          .backward = options_.backward,
-          .keep_16_bits = options_.keep_16_bits,
-          .health = &health_,
-          .synchronize = options_.synchronize,
-          .samples_per_sample = float(share)};
-}
-
-// The gradient of the loss: this rank's share of the global batch, and the batch's of the step.
-Tensor CpuTraining::backward_seed(const Batch& batch) const {
-  const double share = double(batch.labels.elements()) / double(batch.global_samples);
-  return Tensor::full({1}, float(share / double(options_.accumulate)));
 }
 
 std::string CpuTraining::first_not_finite(double loss) {

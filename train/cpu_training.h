@@ -25,8 +25,6 @@ class CpuTraining : public TrainingSteps {
 
  private:
   StepEnd run_batches(StepResult& result);
-  Pass pass_of(const Batch& batch);
-  Tensor backward_seed(const Batch& batch) const;
   std::string first_not_finite(double loss);
   void update(double lr, StepResult& result);
   void take_back();

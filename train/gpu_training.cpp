@@ -11,6 +11,10 @@ namespace {
 
 constexpr int64_t columns = 1024;  // forward passes between two reads, at most
 
+BatchShare share_of(const GpuBatch& batch) {
+  return {batch.labels.elements(), batch.global_samples};
+}
+
 }  // namespace
 
 GpuTraining::GpuTraining(Model& model, Optimizer& optimizer, Loader& loader,
@@ -220,15 +224,7 @@ void GpuTraining::update(std::vector<CheckedTensor>& watched) {
 
 Var GpuTraining::forward(const GpuBatch& batch, std::vector<CheckedTensor>& watched) {
   Health health;
-  const double share = double(batch.global_samples) / double(batch.labels.elements());
-  const Pass pass{.mode = options_.mode,
-                  .training = true,
-                  .float_forward = options_.float_forward,
-                  .backward = options_.backward,
-                  .keep_16_bits = options_.keep_16_bits,
-                  .health = &health,
-                  .synchronize = options_.synchronize,
-                  .samples_per_sample = float(share)};
+  const Pass pass = training_pass(options_, share_of(batch), health);
   const Var logits = model_.forward(batch.images, pass);
   const Var loss = softmax_cross_entropy(logits, batch.labels, options_.label_smoothing);
   for (auto& [name, constants] : health.take()) watched.push_back({name, constants});
@@ -238,10 +234,8 @@ Var GpuTraining::forward(const GpuBatch& batch, std::vector<CheckedTensor>& watc
   return loss;
 }
 
-// This rank's share of the gradient of the global batch's mean, and the batch's of the step.
 void GpuTraining::backward(const Var& loss, const GpuBatch& batch) const {
-  const double share = double(batch.labels.elements()) / double(batch.global_samples);
-  Tape::current().backward(loss, Tensor::full({1}, float(share / double(options_.accumulate))));
+  Tape::current().backward(loss, loss_gradient(options_, share_of(batch)));
 }
 
 void GpuTraining::watch_gradients(std::vector<CheckedTensor>& watched) const {

@@ -44,6 +44,15 @@ struct StepOptions {
   bool record = true;
 };
 
+// How many pictures a rank has of a batch of all ranks.
+struct BatchShare {
+  int64_t pictures = 0, of_all_ranks = 0;
+};
+Pass training_pass(const StepOptions& options, const BatchShare& share, Health& health);
+// The gradient of the loss (the mean over this rank's pictures): the rank's share of the mean over
+// all ranks, and the batch's of the step's. f32 [1], where current_stream() works.
+Tensor loss_gradient(const StepOptions& options, const BatchShare& share);
+
 // Model, optimizer and loader outlive it, lie in the memory of the stream that is current when it
 // is made, and all calls are made while it is current.
 class TrainingSteps {
