@@ -4,15 +4,6 @@
 #include <algorithm>
 
 namespace qt {
-namespace {
-
-void check_logits(const Tensor& logits, const Tensor& labels) {
-  QT_CHECK(logits.shape().rank() == 2 && labels.elements() == logits.dim(0) && logits.dim(1) > 0,
-           "hits are counted in logits [n, classes] and labels [n], not in " +
-               logits.shape().text() + " and " + labels.shape().text());
-}
-
-}  // namespace
 
 EngineResult Engine::run(const Program& program, const Tensor& images,
                          const RunOptions& options) const {
@@ -43,18 +34,10 @@ Tensor run_logits(const Program& program, const Tensor& images, CodePath path) {
   return make_library_engine(current_library(), false)->run(program, images, {.path = path}).logits;
 }
 
-int64_t count_top1(const Tensor& logits, const Tensor& labels) {
-  check_logits(logits, labels);
-  const float* row = logits.data<float>();
-  const int64_t* label = labels.data<int64_t>();
-  int64_t hits = 0;
-  for (int64_t n = 0; n < logits.dim(0); ++n, row += logits.dim(1))
-    hits += std::max_element(row, row + logits.dim(1)) - row == label[n];
-  return hits;
-}
-
 int64_t count_top(const Tensor& logits, const Tensor& labels, int64_t k) {
-  check_logits(logits, labels);
+  QT_CHECK(logits.shape().rank() == 2 && labels.elements() == logits.dim(0) && logits.dim(1) > 0,
+           "count_top takes logits [n, classes] and labels [n], got " + logits.shape().text() +
+               " and " + labels.shape().text());
   const float* row = logits.data<float>();
   const int64_t* label = labels.data<int64_t>();
   int64_t hits = 0;

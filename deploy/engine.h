@@ -70,10 +70,8 @@ std::unique_ptr<Engine> make_gpu_engine(const GpuStream& stream, std::shared_ptr
 // Logits f32 [n, classes] on current_library()'s kernels; for once, so no weights are kept.
 Tensor run_logits(const Program& program, const Tensor& images, CodePath path = CodePath::integer);
 
-// How many rows of logits have their first greatest value at the label (i64 [n]).
-int64_t count_top1(const Tensor& logits, const Tensor& labels);
-// Rows in which fewer than k classes come before the label's: those of greater logits, of equal
-// ones with a lower index, and of NaN. With k = 1 and finite logits it is count_top1.
+// How many rows have the label (i64 [n]) among their k greatest logits: in which fewer than k
+// classes come before it, those of greater logits, of equal ones with a lower index, and of NaN.
 int64_t count_top(const Tensor& logits, const Tensor& labels, int64_t k);
 
 }  // namespace qt

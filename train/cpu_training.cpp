@@ -65,7 +65,7 @@ StepEnd CpuTraining::run_batches(StepResult& result) {
       if (options_.buckets) options_.buckets->arm();
     }
     Tape::current().backward(loss, loss_gradient(options_, share));
-    const int64_t correct = count_top1(logits.value(), batch.labels);
+    const int64_t correct = count_top(logits.value(), batch.labels, 1);
     result.parts.push_back({value * double(n), correct, n});
     end.loss += value * double(n), end.correct += correct, end.images += n;
   }

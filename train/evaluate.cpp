@@ -115,7 +115,7 @@ Evaluation evaluate(const std::shared_ptr<const Dataset>& dataset, const LogitsO
                  std::to_string(dataset->classes().size()) + " classes");
     result.images += n;
     result.loss += cross_entropy(logits, labels);
-    correct += count_top1(logits, labels);
+    correct += count_top(logits, labels, 1);
     among_five += count_top(logits, labels, 5);
     if (options.predictions) {
       const auto rows = logits.to_vector<float>();

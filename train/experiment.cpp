@@ -2,7 +2,6 @@
 // a config.
 #include "train/experiment.h"
 
-#include <fmt/format.h>
 #include <fnmatch.h>
 
 #include <algorithm>

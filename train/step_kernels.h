@@ -25,7 +25,8 @@ struct Replacement {
 };
 void replace_if_good(const Tensor& bad, const std::vector<Replacement>& list);
 
-// Rows whose first greatest value is at the label (i64 [n]), f32 [1]: count_top1 without the host.
+// Rows whose first greatest value is at the label (i64 [n]), f32 [1]: count_top of 1 without the
+// host.
 Tensor hits(const Tensor& logits, const Tensor& labels);
 
 // row[position] = value; row: f32 [n], position: i32 [1], value: f32 [1].

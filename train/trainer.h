@@ -64,7 +64,7 @@ class Trainer {
   const std::optional<double>& best_top1() const { return state_.best_top1; }
   const std::string& device() const { return device_->name(); }
   const std::string& library() const { return state_.run.library; }
-  // Where a GPU replays recorded steps: true, or why not.
+  // Whether the next step is one that a GPU recorded.
   bool replays() const { return steps_ && steps_->replays(); }
   std::string what_was_evaluated() const;  // "integer-program", "float", "simulated"
   std::string summary() const;             // for --dry-run and the log

@@ -46,14 +46,14 @@ TEST(KeepIfGood, TakesTheNewOneOrLeavesTheOld) {
   EXPECT_THROW(replace_if_good(of({0}), {{of({1}), kept}}), InternalError);
 }
 
-TEST(Hits, AreThoseOfCountTop1) {
+TEST(Hits, AreThoseOfCountTop) {
   const Tensor logits =
       Tensor::of<float>({5, 3}, {1, 2, 3, 5, 5, 1, -1, -2, -3, 0, 0, 0, NAN, 1, 2});
   for (int64_t label = 0; label < 3; ++label) {
     const Tensor labels = Tensor::of<int64_t>({5}, std::vector<int64_t>(5, label));
     const Tensor four = Tensor::of<float>({4, 3}, {1, 2, 3, 5, 5, 1, -1, -2, -3, 0, 0, 0});
     const Tensor their_labels = Tensor::of<int64_t>({4}, std::vector<int64_t>(4, label));
-    EXPECT_EQ(number(hits(four, their_labels)), float(count_top1(four, their_labels))) << label;
+    EXPECT_EQ(number(hits(four, their_labels)), float(count_top(four, their_labels, 1))) << label;
     EXPECT_LE(number(hits(logits, labels)), 5);
   }
 }
